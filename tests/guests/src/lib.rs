@@ -1,0 +1,2 @@
+//! Guest runtime (being written).
+#![no_std]

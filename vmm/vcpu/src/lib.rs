@@ -1,0 +1,199 @@
+//! Virtual CPUs. The rest of Kerf sees one interface, [`Backend`] and [`Vcpu`]; VT-x ([`vmx`]) and SVM ([`svm`]) stand
+//! behind it, and [`scripted`] plays a list of exits for host tests.
+//!
+//! A backend is chosen once, at start, by probing; from there on everything is generic over it. What only one vendor
+//! has is settled inside its backend or becomes neutral: no [`Exit`] exists for one side alone.
+//!
+//! The contract of [`Vcpu::run`]: the caller runs on the CPU on which the backend was enabled, with interrupts off, and
+//! gets control back with interrupts off. A host interrupt ends the run with [`Exit::ExternalInterrupt`] while still
+//! pending in the host's interrupt controller: it is taken when the caller opens interrupts.
+
+#![cfg_attr(not(test), no_std)]
+
+extern crate alloc;
+
+mod exit;
+mod registers;
+
+pub mod scripted;
+pub mod svm;
+pub mod vmx;
+
+pub use exit::{Access, EntryFailure, Event, Exit, PortIo, SecondStageFault};
+pub use registers::{CpuContext, Gpr, Registers};
+
+use hw::{CpuidBus, Hpa, Hva, Msr, MsrBus, MsrFault, OutOfFrames};
+use paging::EntryFormat;
+
+/// A CPU backend: VT-x, SVM, or a script.
+pub trait Backend: Sized {
+    /// Its virtual CPUs.
+    type Vcpu: Vcpu;
+    /// Its second-stage page-table format.
+    type Stage2: EntryFormat;
+    /// The name printed at start: `"VT-x"`, `"SVM"`.
+    const NAME: &'static str;
+
+    /// Whether this CPU can carry the backend. Reads only.
+    ///
+    /// # Errors
+    /// [`Unsupported`] names the first feature of the documented minimum that is missing, or the firmware's lock.
+    fn probe(cpuid: &impl CpuidBus, msrs: &impl MsrBus) -> Result<(), Unsupported>;
+
+    /// Turns virtualization on for the calling CPU.
+    ///
+    /// # Errors
+    /// [`EnableError`] where the CPU refuses, or no frame is left.
+    fn enable(
+        cpuid: &impl CpuidBus,
+        msrs: &impl MsrBus,
+        pages: &mut dyn HostPages,
+    ) -> Result<Self, EnableError>;
+
+    /// A virtual CPU, in the state `init` gives it.
+    ///
+    /// # Errors
+    /// [`EnableError::OutOfFrames`] where no frame is left for its control structures.
+    fn create_vcpu(
+        &mut self,
+        init: &VcpuInit,
+        pages: &mut dyn HostPages,
+    ) -> Result<Self::Vcpu, EnableError>;
+}
+
+/// A virtual CPU.
+pub trait Vcpu {
+    /// Enters the guest and comes back with the reason it left. See the crate's documentation for the contract.
+    fn run(&mut self) -> Exit;
+
+    /// A general-purpose register, RSP included.
+    fn gpr(&self, register: Gpr) -> u64;
+    /// Sets a general-purpose register, RSP included.
+    fn set_gpr(&mut self, register: Gpr, value: u64);
+    /// The instruction pointer: after an exit caused by an instruction, that instruction's.
+    fn rip(&self) -> u64;
+    /// The length of the instruction that caused the last exit, where the CPU gave it; where not, it is decoded above
+    /// this interface, never assumed.
+    fn instruction_len(&self) -> Option<u8>;
+    /// The bytes of that instruction, where the CPU gave them (SVM decode assists); else empty.
+    fn instruction_bytes(&self) -> &[u8] {
+        &[]
+    }
+    /// Moves RIP past an instruction of `len` bytes that was emulated, and ends its interrupt shadow.
+    fn advance(&mut self, len: u8);
+    /// What decoding an instruction and walking the guest's page tables need to know.
+    fn context(&self) -> CpuContext;
+
+    /// Whether an external interrupt could be delivered at the next entry: RFLAGS.IF is set, no interrupt shadow, and no
+    /// other event is pending.
+    fn can_take_interrupt(&self) -> bool;
+    /// Asks for [`Exit::InterruptWindow`] as soon as [`Vcpu::can_take_interrupt`] would hold, or takes that back.
+    fn want_interrupt_window(&mut self, wanted: bool);
+    /// Delivers `event` at the next entry. An event whose delivery an exit cut short is delivered again by the backend
+    /// itself; until then [`Vcpu::can_take_interrupt`] is false. A fault given here takes precedence over it.
+    fn inject(&mut self, event: Event);
+
+    /// A register of the guest that RDMSR reads and the CPU or the backend holds (EFER, PAT, FS base, …).
+    ///
+    /// # Errors
+    /// [`MsrFault`] where the backend holds no such register: what to do then is decided above.
+    fn read_msr(&self, msr: Msr) -> Result<u64, MsrFault>;
+    /// Likewise for WRMSR.
+    ///
+    /// # Errors
+    /// [`MsrFault`] where the backend holds no such register or the value is not allowed in it: the guest gets #GP.
+    fn write_msr(&mut self, msr: Msr, value: u64) -> Result<(), MsrFault>;
+    /// Sets XCR0 to a value that has been checked.
+    fn set_xcr0(&mut self, value: u64);
+    /// XCR0.
+    fn xcr0(&self) -> u64;
+
+    /// Sets CR8, the task priority, as the guest's local APIC has it; only where the CPU keeps a copy.
+    fn set_task_priority(&mut self, _class: u8) {}
+
+    /// Puts every register into the given state, as a reset or start-up does.
+    fn set_registers(&mut self, registers: &Registers);
+    /// Every register of the state.
+    fn registers(&self) -> Registers;
+
+    /// Makes this the virtual CPU whose FPU state and untouched MSRs the calling CPU holds. Called before the first
+    /// [`Vcpu::run`], and after another virtual CPU was loaded.
+    fn load(&mut self);
+    /// Takes that state off the CPU again and leaves none of it behind.
+    fn unload(&mut self);
+}
+
+/// What a virtual CPU is made from.
+#[derive(Clone, Debug)]
+pub struct VcpuInit {
+    /// Root of the second-stage page tables, in the format [`Backend::Stage2`].
+    pub second_stage: Hpa,
+    /// Number that tags its translations; 1 and up, one for each VM (VPID, ASID).
+    pub address_space: u16,
+    /// Added to the host's time-stamp counter to give the guest's.
+    pub tsc_offset: u64,
+    /// XCR0 bits the guest may set, 0 where it has no XSAVE.
+    pub xcr0_allowed: u64,
+    /// Its registers at start.
+    pub registers: Registers,
+}
+
+/// Where a backend gets pages for its control structures: zeroed, never given back while the backend lives.
+pub trait HostPages {
+    /// `count` pages in a row, aligned to 4 KiB.
+    ///
+    /// # Errors
+    /// [`OutOfFrames`] where no such run is left.
+    fn alloc_pages(&mut self, count: usize) -> Result<HostPage, OutOfFrames>;
+}
+
+/// Pages for control structures, by both of their addresses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HostPage {
+    /// What the CPU's control registers take.
+    pub hpa: Hpa,
+    /// Where Kerf reads and writes them.
+    pub hva: Hva,
+}
+
+/// Why a CPU cannot carry a backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Unsupported {
+    /// CPUID does not offer the extension at all: the other vendor's CPU, or virtualization hidden.
+    NoExtension,
+    /// The firmware switched it off and locked the switch; the text names the register.
+    LockedByFirmware(&'static str),
+    /// A feature of the documented minimum is missing; the text is the manual's name for it.
+    Missing(&'static str),
+}
+
+/// Why virtualization could not be turned on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EnableError {
+    /// [`Backend::probe`] said no.
+    Unsupported(Unsupported),
+    /// No frame is left.
+    OutOfFrames,
+    /// A register refused a value that the manual allows.
+    Msr(MsrFault),
+    /// VMXON, VMCLEAR or VMPTRLD failed.
+    Instruction(&'static str),
+}
+
+impl From<OutOfFrames> for EnableError {
+    fn from(_: OutOfFrames) -> Self {
+        Self::OutOfFrames
+    }
+}
+
+impl From<MsrFault> for EnableError {
+    fn from(fault: MsrFault) -> Self {
+        Self::Msr(fault)
+    }
+}
+
+impl From<Unsupported> for EnableError {
+    fn from(why: Unsupported) -> Self {
+        Self::Unsupported(why)
+    }
+}
