@@ -13,6 +13,7 @@
 extern crate alloc;
 
 mod exit;
+mod fpu;
 mod registers;
 
 pub mod scripted;
