@@ -1,0 +1,286 @@
+//! Each test states one fact about the file's form; errors are compared as the reader sees them.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const GOOD: &str = "\
+version = 1
+
+[hypervisor]
+log = \"debug\"
+
+[[vm]]
+name = \"linux\"
+memory = \"256M\"
+kernel = \"guest/vmlinuz\"
+initrd = \"guest/initrd\"
+cmdline = \"console=ttyS0 quiet\"
+
+[vm.test]
+exit-port = true
+withhold = [\"timer\", \"serial\"]
+";
+
+fn message(text: &str) -> String {
+    let error = parse("kerf.toml", text).expect_err("the text is wrong");
+    let message = error.to_string();
+    assert!(!message.contains('\n'), "{message:?} is more than one line");
+    message
+}
+
+/// The message for the good file with one line replaced.
+fn with(line: &str, replacement: &str) -> String {
+    assert!(GOOD.contains(line));
+    message(&GOOD.replace(line, replacement))
+}
+
+#[test]
+fn good_file_is_read_whole() {
+    let config = parse("kerf.toml", GOOD).unwrap();
+    assert_eq!(config.hypervisor.log, LogLevel::Debug);
+    assert_eq!(
+        config.vms,
+        [Vm {
+            name: "linux".into(),
+            memory_bytes: 256 << 20,
+            kernel: "guest/vmlinuz".into(),
+            initrd: Some("guest/initrd".into()),
+            cmdline: "console=ttyS0 quiet".into(),
+            test: TestSwitches {
+                exit_port: true,
+                withhold: vec![Withheld::Timer, Withheld::Serial],
+            },
+        }]
+    );
+}
+
+#[test]
+fn short_file_has_defaults() {
+    let text = "version = 1\n[[vm]]\nname = \"a\"\nmemory = \"2097152\"\nkernel = \"k\"\n";
+    let config = parse("kerf.toml", text).unwrap();
+    assert_eq!(config.hypervisor.log, LogLevel::Info);
+    let vm = &config.vms[0];
+    assert_eq!((vm.memory_bytes, &vm.initrd, vm.cmdline.as_str()), (2 << 20, &None, ""));
+    assert_eq!(vm.test, TestSwitches::default());
+}
+
+#[test]
+fn sizes_have_suffixes() {
+    for (text, bytes) in [("2048K", 2 << 20), ("2G", 2 << 30), ("1T", 1 << 40)] {
+        let config = parse("k", &GOOD.replace("256M", text)).unwrap();
+        assert_eq!(config.vms[0].memory_bytes, bytes);
+    }
+}
+
+#[test]
+fn wrong_size_names_line_and_key() {
+    for bad in ["12Q", "", "M", "0x10M", "-2M", "256m", "1.5G", "99999999999T", "2M2"] {
+        assert_eq!(
+            with("256M", bad),
+            format!("kerf.toml:8: vm.memory: {bad:?} is not a size; write for example \"256M\"")
+        );
+    }
+}
+
+#[test]
+fn memory_is_a_positive_multiple_of_2_mib() {
+    for bad in ["0", "0M", "3M", "4095K"] {
+        assert_eq!(
+            with("256M", bad),
+            format!(
+                "kerf.toml:8: vm.memory: {bad:?} is not a multiple of 2M above zero; write for \
+                 example \"256M\""
+            )
+        );
+    }
+}
+
+#[test]
+fn unknown_key_is_refused_with_its_neighbour() {
+    assert_eq!(
+        with("memory =", "memry ="),
+        "kerf.toml:8: vm.memry: unknown key `memry`, expected one of `name`, `memory`, `kernel`, \
+         `initrd`, `cmdline`, `test`; did you mean `memory`?"
+    );
+    assert_eq!(
+        with("exit-port", "exit_port"),
+        "kerf.toml:14: vm.test.exit_port: unknown key `exit_port`, expected `exit-port` or \
+         `withhold`; did you mean `exit-port`?"
+    );
+    assert_eq!(
+        with("log =", "colour ="),
+        "kerf.toml:4: hypervisor.colour: unknown key `colour`, expected `log`"
+    );
+    assert!(with("[hypervisor]", "[hypervizor]").contains("did you mean `hypervisor`?"));
+}
+
+#[test]
+fn missing_key_names_the_section() {
+    assert_eq!(with("memory = \"256M\"\n", ""), "kerf.toml:6: vm: missing key `memory`");
+    assert_eq!(with("name = \"linux\"\n", ""), "kerf.toml:6: vm: missing key `name`");
+}
+
+#[test]
+fn wrong_type_says_which_is_right() {
+    assert_eq!(
+        with("\"256M\"", "256"),
+        "kerf.toml:8: vm.memory: invalid type: integer `256`, expected a string"
+    );
+    assert_eq!(
+        with("exit-port = true", "exit-port = 1"),
+        "kerf.toml:14: vm.test.exit-port: invalid type: integer `1`, expected a boolean"
+    );
+}
+
+#[test]
+fn unknown_words_are_refused_with_the_known_ones() {
+    assert_eq!(
+        with("\"debug\"", "\"loud\""),
+        "kerf.toml:4: hypervisor.log: unknown variant `loud`, expected one of `error`, `warn`, \
+         `info`, `debug`, `trace`"
+    );
+    assert_eq!(
+        with("\"serial\"]", "\"nic\"]"),
+        "kerf.toml:15: vm.test.withhold: unknown variant `nic`, expected `timer` or `serial`"
+    );
+}
+
+#[test]
+fn syntax_error_has_line_and_column() {
+    let text = with("name = \"linux\"", "name = \"linux");
+    assert!(text.starts_with("kerf.toml:7: column "), "{text}");
+    assert!(text.contains("not TOML: "), "{text}");
+    let twice = with("name = \"linux\"", "name = \"linux\"\nname = \"b\"");
+    assert!(twice.starts_with("kerf.toml:8: column 1: not TOML: duplicate key"), "{twice}");
+}
+
+#[test]
+fn version_is_required_and_known() {
+    assert_eq!(
+        with("version = 1\n", "\n"),
+        "kerf.toml:1: version: there is no version; write `version = 1` first"
+    );
+    // Before all else: the keys of another version are not judged.
+    assert_eq!(
+        with("version = 1\n", "version = 2\nfuture = true\n"),
+        "kerf.toml:1: version: version 2 is not known to this build; write `version = 1`"
+    );
+    assert_eq!(
+        with("version = 1\n", "version = \"1\"\n"),
+        "kerf.toml:1: version: invalid type: string \"1\", expected i64"
+    );
+    assert!(message("").contains("there is no version"));
+}
+
+#[test]
+fn at_least_one_vm() {
+    assert_eq!(
+        message("version = 1\n"),
+        "kerf.toml:1: vm: there is no VM; add a section [[vm]] with name, memory, kernel"
+    );
+    assert_eq!(
+        with("[[vm]]", "[vm]"),
+        "kerf.toml:6: vm: VMs are a list; write [[vm]] with two brackets"
+    );
+}
+
+#[test]
+fn several_vms_are_refused_for_now() {
+    let second = "[[vm]]\nname = \"b\"\nmemory = \"2M\"\nkernel = \"k\"\n";
+    assert_eq!(
+        message(&format!("{GOOD}{second}")),
+        "kerf.toml:16: vm: 2 VMs, but this version runs one; remove the other [[vm]] sections"
+    );
+    assert_eq!(
+        message(&format!("{GOOD}{}", second.replace("\"b\"", "\"linux\""))),
+        "kerf.toml:17: vm.name: \"linux\" is also another VM's name; give each VM a name of its own"
+    );
+}
+
+#[test]
+fn names_are_words() {
+    for bad in ["", "a b", "ä", "a/b", "a.b"] {
+        assert_eq!(
+            with("\"linux\"", &format!("{bad:?}")),
+            format!(
+                "kerf.toml:7: vm.name: {bad:?} is not a name; write letters, digits, `-` and `_`, \
+                 at least one"
+            )
+        );
+    }
+}
+
+#[test]
+fn paths_stay_below_the_folder() {
+    let long = "x".repeat(MAX_PATH_BYTES + 1);
+    for (bad, fault) in [
+        ("", PathFault::Empty),
+        ("/vmlinuz", PathFault::Absolute),
+        ("../vmlinuz", PathFault::Parent),
+        ("a/../../b", PathFault::Parent),
+        ("a//b", PathFault::Part),
+        ("./a", PathFault::Part),
+        ("a/", PathFault::Part),
+        ("a\\\\b", PathFault::Backslash),
+        ("c:/a", PathFault::Character(':')),
+        ("a\\u0000", PathFault::Character('\0')),
+        (long.as_str(), PathFault::Length(MAX_PATH_BYTES + 1)),
+    ] {
+        for (good, key) in [("guest/vmlinuz", "vm.kernel"), ("guest/initrd", "vm.initrd")] {
+            let error = parse("kerf.toml", &GOOD.replace(good, bad)).unwrap_err();
+            assert_eq!(error.key, key);
+            assert!(
+                matches!(&error.problem, Problem::Path(_, found) if *found == fault),
+                "{error}"
+            );
+            let text = error.to_string();
+            assert!(text.ends_with("for example \"guest/vmlinuz\""), "{text}");
+            assert!(!text.contains('\n'));
+        }
+    }
+}
+
+#[test]
+fn cmdline_is_one_line_of_bounded_length() {
+    let line = "cmdline = \"console=ttyS0 quiet\"";
+    let fits = format!("cmdline = \"{}\"", "x".repeat(MAX_CMDLINE_BYTES));
+    assert!(parse("k", &GOOD.replace(line, &fits)).is_ok());
+    let long = format!("cmdline = \"{}\"", "x".repeat(MAX_CMDLINE_BYTES + 1));
+    assert_eq!(
+        with(line, &long),
+        "kerf.toml:11: vm.cmdline: 2048 bytes are too long; write at most 2047"
+    );
+    assert_eq!(
+        with(line, "cmdline = \"a\\nb\""),
+        "kerf.toml:11: vm.cmdline: holds the control character '\\n'; write one line of text"
+    );
+}
+
+#[test]
+fn windows_line_ends_and_inline_tables_are_toml_too() {
+    assert!(parse("k", &GOOD.replace('\n', "\r\n")).is_ok());
+    let inline = "version = 1\nvm = [{ name = \"a\", memory = \"2M\", kernel = \"k\" }]\n";
+    assert!(parse("k", inline).is_ok());
+    assert_eq!(
+        message(&inline.replace("\"2M\"", "\"2X\"")),
+        "kerf.toml:2: vm.memory: \"2X\" is not a size; write for example \"256M\""
+    );
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_read_or_refused(text in "\\PC*") {
+        let _ = parse("kerf.toml", &text);
+    }
+
+    #[test]
+    fn any_damage_is_read_or_refused(at in 0..GOOD.len(), byte in 0u8..128) {
+        let mut bytes = GOOD.as_bytes().to_vec();
+        bytes[at] = byte;
+        let text = String::from_utf8(bytes).unwrap();
+        if let Err(error) = parse("kerf.toml", &text) {
+            prop_assert!(error.line <= 16 && !error.to_string().contains('\n'));
+        }
+    }
+}
