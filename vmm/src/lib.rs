@@ -11,5 +11,9 @@
 extern crate alloc;
 
 mod host;
+pub mod insn;
+
+pub mod loader;
+pub mod platform;
 
 pub use host::{GuestMemory, Host, NoMemory};
