@@ -1,0 +1,24 @@
+//! The formats, one file of bits each: [`Host`] for Kerf's own address space, [`Ept`] for the second stage of VT-x,
+//! [`Npt`] for that of SVM. The walker knows none of them by name.
+
+mod ept;
+mod host;
+mod npt;
+
+pub use ept::Ept;
+pub use host::{Host, PAT};
+pub use npt::Npt;
+
+/// Bits 51:12: where all three formats keep the address of a table or a 4 KiB page. Bits above the machine's physical
+/// address width are reserved there.
+const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+
+/// [`ADDRESS`] less the bits that a large page's offset covers. In large pages bit 12 may hold a flag (PAT), so it must
+/// not be read as address.
+const fn address_mask(level: u8) -> u64 {
+    ADDRESS & !((1 << (12 + 9 * (level as u32 - 1))) - 1)
+}
+
+const _: () = assert!(address_mask(1) == 0x000f_ffff_ffff_f000);
+const _: () = assert!(address_mask(2) == 0x000f_ffff_ffe0_0000);
+const _: () = assert!(address_mask(3) == 0x000f_ffff_c000_0000);

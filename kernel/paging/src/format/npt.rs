@@ -1,0 +1,65 @@
+//! Nested page tables of SVM (APM vol. 2, 15.25): the host's four-level format, walked as user accesses (15.25.5), so
+//! every entry carries U/S. The cache bits index the host's PAT, not the guest's (15.25.8): [`super::PAT`] must be loaded.
+
+use hw::Hpa;
+
+use super::host::{Host, NX, P, PS, RW, US, cache_bits, caching};
+use crate::{Caching, EntryFormat, Rights};
+
+/// The second stage of SVM.
+#[derive(Clone, Copy, Debug)]
+pub enum Npt {}
+
+impl EntryFormat for Npt {
+    const LEVELS: u8 = 4;
+    const CANONICAL: bool = false;
+
+    fn table(table: Hpa) -> u64 {
+        table.raw() | P | RW | US
+    }
+
+    fn leaf(level: u8, page: Hpa, rights: Rights, caching: Caching) -> u64 {
+        page.raw()
+            | P
+            | US
+            | if rights.write { RW } else { 0 }
+            | if rights.execute { 0 } else { NX }
+            | if level > 1 { PS } else { 0 }
+            | cache_bits(caching)
+    }
+
+    fn is_present(entry: u64) -> bool {
+        Host::is_present(entry)
+    }
+
+    fn is_leaf(level: u8, entry: u64) -> bool {
+        Host::is_leaf(level, entry)
+    }
+
+    fn address(level: u8, entry: u64) -> Hpa {
+        Host::address(level, entry)
+    }
+
+    fn rights(entry: u64) -> Rights {
+        Host::rights(entry)
+    }
+
+    fn caching(entry: u64) -> Caching {
+        caching(entry)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_have_the_bytes_of_the_manual() {
+        let page = Hpa::new(0x12_3456_7000);
+        assert_eq!(Npt::table(page), 0x12_3456_7007);
+        assert_eq!(Npt::leaf(1, page, Rights::RWX, Caching::WriteBack), 0x12_3456_7007);
+        assert_eq!(Npt::leaf(1, page, Rights::RW, Caching::Uncacheable), 0x8000_0012_3456_701f);
+        let large = Hpa::new(0x12_4000_0000);
+        assert_eq!(Npt::leaf(3, large, Rights::RWX, Caching::WriteBack), 0x12_4000_0087);
+    }
+}
