@@ -1,0 +1,252 @@
+//! Debian packages without installing them: an apt of our own directories, which needs no privilege and leaves the
+//! host's sources and package state alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::explain::{Explain as _, advise};
+use crate::process;
+
+const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// The longest one call of apt may take; it gives up by itself on a silent server long before.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
+
+/// An archive: some suites of Debian, with the lists of their packages.
+pub(crate) struct Archive {
+    /// The configuration file, lists and downloads lie below.
+    dir: PathBuf,
+    suite: String,
+    what: String,
+}
+
+/// One package to fetch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Package {
+    pub(crate) name: String,
+    pub(crate) version: String,
+    pub(crate) bytes: u64,
+}
+
+impl Archive {
+    /// Prepares apt in `dir` (made here) for `suite`, with the release below it where it is a `-backports` one, and
+    /// fetches the lists. `what` names in messages what all this is for.
+    ///
+    /// # Errors
+    /// apt is missing, no Debian mirror is known, or the network does not answer.
+    pub(crate) fn open(dir: &Path, suite: &str, what: &str) -> Result<Self, String> {
+        for program in ["apt-get", "dpkg-deb"] {
+            require(program, what)?;
+        }
+        if !Path::new(KEYRING).exists() {
+            return Err(advise(
+                format!("cannot fetch {what}: {KEYRING}, by which Debian's packages are checked, is missing"),
+                format!("install debian-archive-keyring, or {}", crate::roots::OWN_FILES),
+            ));
+        }
+        for part in ["lists/partial", "cache/archives/partial"] {
+            let path = dir.join(part);
+            fs::create_dir_all(&path).explain(|| format!("cannot make {}", path.display()))?;
+        }
+        let mirror = mirror(what)?;
+        let base = suite.strip_suffix("-backports").unwrap_or(suite);
+        let mut suites = vec![base];
+        if base != suite {
+            suites.push(suite);
+        }
+        let sources: String =
+            suites.iter().map(|suite| format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n")).collect();
+        write(&dir.join("sources.list"), &sources)?;
+        write(&dir.join("status"), "")?;
+        write(&dir.join("apt.conf"), &configuration(dir))?;
+        let archive = Self { dir: dir.into(), suite: suite.into(), what: what.into() };
+        archive.fetch(&["update"], "package lists")?;
+        Ok(archive)
+    }
+
+    /// The packages that installing `names` into an empty system would take.
+    pub(crate) fn resolve(&self, names: &[&str]) -> Result<Vec<Package>, String> {
+        let mut arguments = vec!["-y", "--print-uris", "install"];
+        arguments.extend(names);
+        let output = process::run(&mut self.apt_get(&arguments), LIMIT, |_| {})?
+            .success(format!("cannot fetch {}: apt-get finds no way to install {}", self.what, names.join(" ")))?;
+        Ok(output.lines().filter_map(parse_uri).collect())
+    }
+
+    /// Fetches packages and hands the file of each to `unpack`.
+    pub(crate) fn unpack(&self, packages: &[Package], mut unpack: impl FnMut(&Path) -> Result<(), String>) -> Result<(), String> {
+        let megabytes = packages.iter().map(|package| package.bytes).sum::<u64>().div_ceil(1_000_000);
+        let wanted: Vec<String> = packages.iter().map(|package| format!("{}={}", package.name, package.version)).collect();
+        let mut arguments = vec!["download"];
+        arguments.extend(wanted.iter().map(String::as_str));
+        self.fetch(&arguments, &format!("{megabytes} MB"))?;
+        let files = fs::read_dir(self.downloads()).explain(|| format!("cannot read {}", self.downloads().display()))?;
+        let mut count = 0;
+        for file in files.flatten().filter(|file| file.path().extension().is_some_and(|extension| extension == "deb")) {
+            unpack(&file.path())?;
+            count += 1;
+        }
+        if count != packages.len() {
+            return Err(format!("cannot fetch {}: {count} of {} packages arrived", self.what, packages.len()));
+        }
+        Ok(())
+    }
+
+    fn downloads(&self) -> PathBuf {
+        self.dir.join("cache/archives")
+    }
+
+    fn apt_get(&self, arguments: &[&str]) -> Command {
+        let mut command = process::leashed("apt-get");
+        command.env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C").current_dir(self.downloads());
+        command.args(["-qq", "-t", &self.suite]).args(arguments);
+        command
+    }
+
+    /// Runs an `apt-get` that uses the network, showing how far it is.
+    fn fetch(&self, arguments: &[&str], size: &str) -> Result<(), String> {
+        let bar = progress_bar(format!("{} ({size})", self.what));
+        let finished = process::run(&mut self.apt_get(arguments), LIMIT, |line| {
+            if let Some(percent) = parse_progress(line) {
+                bar.set_position(percent);
+            }
+        });
+        bar.finish_and_clear();
+        finished?.success(format!("cannot fetch {}", self.what)).map(|_| ()).map_err(|error| {
+            advise(error, format!("check the network and the mirror that apt uses and start again (nothing half-fetched is kept), or {}", crate::roots::OWN_FILES))
+        })
+    }
+}
+
+/// Says so where a program is missing.
+pub(crate) fn require(program: &str, what: &str) -> Result<(), String> {
+    let found = std::env::var_os("PATH")
+        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()));
+    if found {
+        return Ok(());
+    }
+    Err(advise(
+        format!("cannot fetch {what}: the program {program} is missing"),
+        format!("use a Debian machine or install {}, or {}", if program == "dpkg-deb" { "dpkg" } else { "apt" }, crate::roots::OWN_FILES),
+    ))
+}
+
+/// A bar from 0 to 100, on the terminal only; elsewhere one line says what is being fetched.
+fn progress_bar(message: String) -> ProgressBar {
+    let bar = ProgressBar::new(100);
+    if bar.is_hidden() {
+        eprintln!("fetching {message}");
+    }
+    if let Ok(style) = ProgressStyle::with_template("fetching {msg} [{bar:30}] {percent}% {elapsed}") {
+        bar.set_style(style.progress_chars("=> "));
+    }
+    bar.set_message(message);
+    bar.enable_steady_tick(Duration::from_millis(200));
+    bar
+}
+
+fn configuration(dir: &Path) -> String {
+    let dir = dir.display();
+    format!(
+        r#"Dir::Etc::sourcelist "{dir}/sources.list";
+Dir::Etc::sourceparts "/dev/null";
+Dir::Etc::preferences "/dev/null";
+Dir::Etc::preferencesparts "/dev/null";
+Dir::State::Lists "{dir}/lists";
+Dir::State::status "{dir}/status";
+Dir::Cache "{dir}/cache";
+Debug::NoLocking "1";
+APT::Architecture "amd64";
+APT::Architectures "amd64";
+APT::Sandbox::User "root";
+APT::Install-Recommends "0";
+APT::Update::Error-Mode "any";
+APT::Status-Fd "1";
+Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";
+Acquire::Languages "none";
+Acquire::PDiffs "false";
+Acquire::Retries "3";
+Acquire::http::Timeout "20";
+Acquire::https::Timeout "20";
+"#
+    )
+}
+
+/// The mirror of Debian: `$KERF_DEBIAN_MIRROR`, else the one that the host's own apt uses.
+fn mirror(what: &str) -> Result<String, String> {
+    if let Some(mirror) = std::env::var("KERF_DEBIAN_MIRROR").ok().filter(|mirror| !mirror.is_empty()) {
+        return Ok(mirror);
+    }
+    let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
+    let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
+    files.extend(parts.map(|part| part.path()));
+    files.sort();
+    files.iter().filter_map(|file| fs::read_to_string(file).ok()).find_map(|text| find_mirror(&text)).explain(|| {
+        advise(
+            format!("cannot fetch {what}: no Debian mirror in /etc/apt/sources.list or /etc/apt/sources.list.d"),
+            format!("set KERF_DEBIAN_MIRROR to one, or {}", crate::roots::OWN_FILES),
+        )
+    })
+}
+
+/// The first address of Debian proper in a sources file of either format (sources.list(5)).
+fn find_mirror(text: &str) -> Option<String> {
+    text.lines()
+        .map(str::trim)
+        .filter(|line| line.starts_with("deb ") || line.starts_with("URIs:"))
+        .flat_map(str::split_whitespace)
+        .find(|word| word.contains("://") && word.trim_end_matches('/').ends_with("/debian"))
+        .map(str::to_owned)
+}
+
+/// One line of `--print-uris`: `'address' name_version_architecture.deb bytes hash`, the file name with `%xx` in it.
+fn parse_uri(line: &str) -> Option<Package> {
+    let mut words = line.strip_prefix('\'')?.split_whitespace();
+    let file = words.nth(1)?;
+    let bytes = words.next()?.parse().ok()?;
+    let (name, rest) = file.split_once('_')?;
+    let (version, _architecture) = rest.rsplit_once('_')?;
+    Some(Package { name: name.into(), version: version.replace("%3a", ":"), bytes })
+}
+
+/// One line of apt's status stream: `dlstatus:item:percent:text`.
+fn parse_progress(line: &str) -> Option<u64> {
+    let percent = line.strip_prefix("dlstatus:")?.split(':').nth(1)?;
+    percent.split('.').next()?.parse().ok()
+}
+
+fn write(path: &Path, text: &str) -> Result<(), String> {
+    fs::write(path, text).explain(|| format!("cannot write {}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mirror_is_found_in_both_formats_of_sources() {
+        let new = "Types: deb\n# http://a.example/archive/debian/2025\nURIs: http://m.example/debian\nSuites: bookworm\n";
+        assert_eq!(find_mirror(new).as_deref(), Some("http://m.example/debian"));
+        let old = "# deb http://x.example/debian stable main\ndeb http://s.example/debian-security stable main\n\
+                   deb [signed-by=/k] https://m.example/debian/ stable main\n";
+        assert_eq!(find_mirror(old).as_deref(), Some("https://m.example/debian/"));
+        assert_eq!(find_mirror("deb http://m.example/ubuntu jammy main\n"), None);
+    }
+
+    #[test]
+    fn a_package_is_read_from_its_address_line() {
+        let line = "'http://m/pool/libattr1_2.5.1-4_amd64.deb' libattr1_1%3a2.5.1-4_amd64.deb 22164 MD5Sum:52fe";
+        let package = Package { name: "libattr1".into(), version: "1:2.5.1-4".into(), bytes: 22164 };
+        assert_eq!(parse_uri(line), Some(package));
+        assert_eq!(parse_uri("dlstatus:1:100.0000:Retrieving file 1 of 1"), None);
+    }
+
+    #[test]
+    fn progress_is_read_from_the_status_stream() {
+        assert_eq!(parse_progress("dlstatus:10:98.5000:Retrieving file 10 of 10"), Some(98));
+        assert_eq!(parse_progress("pmstatus:x"), None);
+    }
+}

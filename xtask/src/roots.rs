@@ -1,0 +1,206 @@
+//! Private roots: emulators, firmware and the guest's Linux, unpacked from Debian packages into the cache.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::apt::{Archive, Package};
+use crate::cache::Cache;
+use crate::explain::{Explain as _, advise};
+use crate::process;
+use crate::sysroot::extract;
+
+/// Advice for machines that cannot fetch.
+pub(crate) const OWN_FILES: &str =
+    "name files of your own with KERF_QEMU, KERF_BOCHS, KERF_OVMF, KERF_BOCHS_OVMF, KERF_LINUX, KERF_BUSYBOX";
+
+/// A private root and what goes into it.
+struct Root {
+    name: &'static str,
+    /// For messages.
+    what: &'static str,
+    suite: &'static str,
+    packages: &'static [&'static str],
+    take: Take,
+}
+
+/// How much of the packages is kept.
+enum Take {
+    /// All that `packages` depend on, whole.
+    All,
+    /// Only packages whose names start so, and of them only these members (tar's patterns).
+    Only { names: &'static [&'static str], members: &'static [&'static str] },
+}
+
+/// Raised when what is taken from the packages changes.
+const RECIPE: u32 = 1;
+const UNPACK_LIMIT: Duration = Duration::from_secs(5 * 60);
+
+const QEMU: Root = Root {
+    name: "qemu",
+    what: "QEMU",
+    suite: "trixie-backports",
+    packages: &["qemu-system-x86"],
+    take: Take::All,
+};
+const OVMF: Root = Root {
+    name: "ovmf",
+    what: "UEFI firmware for QEMU",
+    suite: "trixie-backports",
+    packages: &["ovmf"],
+    take: Take::Only { names: &["ovmf"], members: &["./usr/share/ovmf/OVMF.fd"] },
+};
+const BOCHS: Root = Root {
+    name: "bochs",
+    what: "Bochs",
+    suite: "trixie",
+    packages: &["bochs", "bochsbios", "vgabios"],
+    take: Take::All,
+};
+const BOCHS_OVMF: Root = Root {
+    name: "bochs-ovmf",
+    what: "UEFI firmware for Bochs",
+    suite: "bookworm",
+    packages: &["ovmf"],
+    take: Take::Only { names: &["ovmf"], members: &["./usr/share/ovmf/OVMF.fd"] },
+};
+const LINUX: Root = Root {
+    name: "linux",
+    what: "the guest's Linux 6.12 and busybox",
+    suite: "bookworm-backports",
+    packages: &["linux-image-amd64", "busybox-static"],
+    take: Take::Only {
+        names: &["linux-image-6.12", "busybox-static"],
+        members: &["./boot/vmlinuz-*", "./bin/busybox", "./usr/bin/busybox"],
+    },
+};
+
+/// The guest's Linux.
+#[derive(Clone, Debug)]
+pub(crate) struct Linux {
+    /// Debian's kernel, a bzImage.
+    pub(crate) kernel: PathBuf,
+    /// A static busybox.
+    pub(crate) busybox: PathBuf,
+}
+
+/// The root of QEMU's package, with all it depends on.
+pub(crate) fn qemu(cache: &Cache) -> Result<PathBuf, String> {
+    QEMU.fetch(cache)
+}
+
+/// The root of Bochs' packages.
+pub(crate) fn bochs(cache: &Cache) -> Result<PathBuf, String> {
+    BOCHS.fetch(cache)
+}
+
+/// The UEFI firmware for QEMU, or `$KERF_OVMF`.
+pub(crate) fn ovmf(cache: &Cache) -> Result<PathBuf, String> {
+    own("KERF_OVMF", || Ok(OVMF.fetch(cache)?.join("usr/share/ovmf/OVMF.fd")))
+}
+
+/// The UEFI firmware for Bochs, of 2 MiB, or `$KERF_BOCHS_OVMF`.
+pub(crate) fn bochs_ovmf(cache: &Cache) -> Result<PathBuf, String> {
+    let path = own("KERF_BOCHS_OVMF", || Ok(BOCHS_OVMF.fetch(cache)?.join("usr/share/ovmf/OVMF.fd")))?;
+    let bytes = fs::metadata(&path).explain(|| path.display().to_string())?.len();
+    if bytes == 2 << 20 {
+        return Ok(path);
+    }
+    Err(advise(
+        format!("{}: Bochs needs a firmware of exactly 2 MiB, and this one has {bytes} bytes", path.display()),
+        "set KERF_BOCHS_OVMF to the OVMF.fd of Debian 12's package ovmf",
+    ))
+}
+
+/// Debian's Linux and busybox, or `$KERF_LINUX` and `$KERF_BUSYBOX`.
+pub(crate) fn linux(cache: &Cache) -> Result<Linux, String> {
+    let kernel = own("KERF_LINUX", || {
+        let boot = LINUX.fetch(cache)?.join("boot");
+        first_with_prefix(&boot, "vmlinuz-6.12").explain(|| format!("no vmlinuz-6.12 in {}", boot.display()))
+    })?;
+    let busybox = own("KERF_BUSYBOX", || {
+        let root = LINUX.fetch(cache)?;
+        let path = ["bin/busybox", "usr/bin/busybox"].iter().map(|name| root.join(name)).find(|path| path.exists());
+        path.explain(|| format!("no busybox in {}", root.display()))
+    })?;
+    Ok(Linux { kernel, busybox })
+}
+
+/// The file that the variable `name` names, else what `fetch` finds.
+fn own(name: &str, fetch: impl FnOnce() -> Result<PathBuf, String>) -> Result<PathBuf, String> {
+    let Some(path) = std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from) else {
+        return fetch();
+    };
+    if path.is_file() {
+        return path.canonicalize().explain(|| path.display().to_string());
+    }
+    Err(advise(format!("{name}: no such file: {}", path.display()), format!("correct or unset {name}")))
+}
+
+fn first_with_prefix(dir: &Path, prefix: &str) -> Option<PathBuf> {
+    let mut found: Vec<PathBuf> = fs::read_dir(dir)
+        .ok()?
+        .flatten()
+        .filter(|file| file.file_name().to_string_lossy().starts_with(prefix))
+        .map(|file| file.path())
+        .collect();
+    found.sort();
+    found.pop()
+}
+
+impl Root {
+    /// The root, fetched if it is not there yet.
+    fn fetch(&self, cache: &Cache) -> Result<PathBuf, String> {
+        let want = format!("{} {} {RECIPE}", self.suite, self.packages.join(" "));
+        cache.entry(self.name, &want, |dir| self.make(dir))
+    }
+
+    fn make(&self, dir: &Path) -> Result<(), String> {
+        let work = dir.join(".apt");
+        let archive = Archive::open(&work, self.suite, self.what)?;
+        let packages = archive.resolve(self.packages)?;
+        match &self.take {
+            Take::All => archive.unpack(&packages, |deb| unpack(deb, dir))?,
+            Take::Only { names, members } => {
+                let is_wanted = |package: &Package| names.iter().any(|name| package.name.starts_with(name));
+                let packages: Vec<Package> = packages.into_iter().filter(is_wanted).collect();
+                if packages.len() != names.len() {
+                    return Err(advise(
+                        format!("cannot fetch {}: {} does not have {} any more", self.what, self.suite, names.join(" and ")),
+                        OWN_FILES,
+                    ));
+                }
+                archive.unpack(&packages, |deb| extract_present(deb, dir, members))?;
+            }
+        }
+        for unused in [".apt", "usr/share/doc", "usr/share/man", "usr/share/locale"] {
+            let path = dir.join(unused);
+            if path.exists() {
+                fs::remove_dir_all(&path).explain(|| format!("cannot remove {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unpack(deb: &Path, dir: &Path) -> Result<(), String> {
+    let mut command = process::leashed("dpkg-deb");
+    command.arg("-x").arg(deb).arg(dir);
+    process::run(&mut command, UNPACK_LIMIT, |_| {})?.success(format!("cannot unpack {}", deb.display())).map(|_| ())
+}
+
+/// Of `members`, unpacks those that the package has: each package has its own few.
+fn extract_present(deb: &Path, dir: &Path, members: &[&str]) -> Result<(), String> {
+    let mut list = process::leashed("dpkg-deb");
+    list.arg("--contents").arg(deb);
+    let contents = process::run(&mut list, UNPACK_LIMIT, |_| {})?.success(format!("cannot read {}", deb.display()))?;
+    let present: Vec<&str> = members
+        .iter()
+        .filter(|member| contents.lines().any(|line| line.contains(&format!(" {}", member.trim_end_matches('*')))))
+        .copied()
+        .collect();
+    if present.is_empty() {
+        return Err(format!("{} has none of {}", deb.display(), members.join(" ")));
+    }
+    extract(deb, dir, &present)
+}
