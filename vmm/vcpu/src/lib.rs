@@ -84,6 +84,16 @@ pub trait Vcpu {
     fn advance(&mut self, len: u8);
     /// What decoding an instruction and walking the guest's page tables need to know.
     fn context(&self) -> CpuContext;
+    /// The current privilege level alone.
+    fn cpl(&self) -> u8 {
+        self.context().cpl
+    }
+    /// Sets RFLAGS, as an emulated arithmetic instruction does.
+    fn set_rflags(&mut self, value: u64) {
+        let mut registers = self.registers();
+        registers.rflags = value;
+        self.set_registers(&registers);
+    }
 
     /// Whether an external interrupt could be delivered at the next entry: RFLAGS.IF is set, no interrupt shadow, and no
     /// other event is pending.
