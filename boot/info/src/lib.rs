@@ -6,10 +6,16 @@
 //! - all memory up to the top of the map (at least 4 GiB) at [`DIRECT_MAP`], readable, writable, not executable,
 //! - the same memory at identity, for the switch itself.
 //!
+//! What fills the record without touching hardware is here too, where the host can test it: [`regions`] makes the
+//! memory map of the firmware's descriptors, [`address_space`] the page tables.
+//!
 //! The kernel builds tables of its own and then gives all of kind [`MemoryKind::BootReclaimable`] back to the pool.
 
-#![no_std]
+#![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
+
+pub mod address_space;
+pub mod regions;
 
 use core::mem::{offset_of, size_of};
 
