@@ -1,0 +1,46 @@
+//! Bytes in a ring.
+
+/// The last `N` bytes put in, or as many as were not taken yet.
+#[derive(Debug)]
+pub(super) struct Ring<const N: usize> {
+    bytes: [u8; N],
+    /// Next to take, and how many there are.
+    first: usize,
+    len: usize,
+}
+
+impl<const N: usize> Ring<N> {
+    pub(super) const fn new() -> Self {
+        Self { bytes: [0; N], first: 0, len: 0 }
+    }
+
+    /// Puts a byte in; the oldest goes where there is no room.
+    pub(super) fn push(&mut self, byte: u8) {
+        self.bytes[(self.first + self.len) % N] = byte;
+        if self.len < N {
+            self.len += 1;
+        } else {
+            self.first = (self.first + 1) % N;
+        }
+    }
+
+    /// Puts a byte in if there is room.
+    pub(super) fn try_push(&mut self, byte: u8) -> bool {
+        let room = self.len < N;
+        if room {
+            self.push(byte);
+        }
+        room
+    }
+
+    /// Takes the oldest byte.
+    pub(super) fn pop(&mut self) -> Option<u8> {
+        if self.len == 0 {
+            return None;
+        }
+        let byte = self.bytes[self.first];
+        self.first = (self.first + 1) % N;
+        self.len -= 1;
+        Some(byte)
+    }
+}

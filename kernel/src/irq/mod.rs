@@ -1,0 +1,2 @@
+//! (being written)
+pub(crate) fn dispatch(_v: u8) {}

@@ -1,0 +1,45 @@
+//! How Kerf ends, and how it tells whoever started the machine.
+
+use hw::{Port, PortBus, Width};
+
+use crate::platform::{self, Ports};
+use crate::{acpi, console};
+
+/// QEMU's isa-debug-exit, or the Bochs bed's own exit port: a byte written there ends the emulator with that status.
+const EXIT_PORT: Port = Port(0xf4);
+
+/// Why Kerf stops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// All guests powered off.
+    PowerOff,
+    /// A guest ended by the test port, with this status.
+    Exit(u8),
+    /// A guest crashed.
+    Crashed,
+    /// Kerf itself did, or it could not start.
+    Panic,
+}
+
+impl Verdict {
+    const fn status(self) -> u8 {
+        match self {
+            Self::PowerOff => 0,
+            Self::Exit(status) => status,
+            Self::Crashed => 0x7f,
+            Self::Panic => 0x7e,
+        }
+    }
+}
+
+/// Lets the console drain, tells the emulator the verdict, powers the machine off where there is no emulator to hear it,
+/// and halts in any case.
+pub(crate) fn stop(verdict: Verdict) -> ! {
+    platform::interrupts_off();
+    console::drain();
+    Ports.write(EXIT_PORT, Width::W1, u32::from(verdict.status()));
+    if verdict == Verdict::PowerOff {
+        acpi::power_off();
+    }
+    platform::halt_forever()
+}

@@ -1,0 +1,15 @@
+//! From the boot application's jump to Rust, and what a CPU needs to run Kerf at all: stacks, descriptor tables,
+//! per-CPU data, and an answer to every exception.
+//!
+//! Neighbours: [`crate::irq`] handles the vectors from 32 up, [`crate::mem`] leaves the guard pages named here unmapped.
+
+mod entry;
+mod exception;
+mod gdt;
+mod idt;
+mod percpu;
+mod stack;
+
+pub(crate) use exception::{break_lock, nmi_count};
+pub(crate) use percpu::current;
+pub(crate) use stack::boot_guards;

@@ -1,0 +1,103 @@
+//! What each CPU has for itself, found through GS.
+
+use core::arch::asm;
+use core::cell::UnsafeCell;
+use core::mem::offset_of;
+use core::ptr;
+use core::sync::atomic::{AtomicU32, Ordering};
+
+use super::gdt::{self, Gdt, Tss};
+use super::{idt, stack};
+
+/// One CPU's own data. `GS:0` points at it; an exit from a guest restores the GS base with the rest of the host state.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct PerCpu {
+    myself: *const PerCpu,
+    /// Kerf's number for the CPU, from 0 for the one that booted.
+    pub(crate) number: u32,
+    /// Its local APIC's ID, once that is known.
+    pub(crate) apic_id: AtomicU32,
+    /// How many NMIs came.
+    pub(super) nmis: AtomicU32,
+    gdt: Gdt,
+    tss: Tss,
+}
+
+const _: () = assert!(offset_of!(PerCpu, myself) == 0);
+
+impl PerCpu {
+    const fn new(number: u32) -> Self {
+        Self {
+            myself: ptr::null(),
+            number,
+            apic_id: AtomicU32::new(u32::MAX),
+            nmis: AtomicU32::new(0),
+            gdt: Gdt::new(),
+            tss: Tss::new(),
+        }
+    }
+
+    /// The local APIC's ID.
+    pub(crate) fn apic_id(&self) -> u32 {
+        self.apic_id.load(Ordering::Relaxed)
+    }
+}
+
+/// The boot CPU's, in the image: it is needed before there is a heap.
+struct BootCpu(UnsafeCell<PerCpu>);
+
+// SAFETY: written by `install` once, before anything reads it; shared and atomic from then on.
+unsafe impl Sync for BootCpu {}
+
+static BOOT: BootCpu = BootCpu(UnsafeCell::new(PerCpu::new(0)));
+
+/// Gives the boot CPU its descriptor tables, exception handlers and per-CPU data.
+pub(super) fn install_boot() {
+    let [df, nmi, mc] = &stack::BOOT_EXCEPTIONS;
+    // SAFETY: called by `enter` alone, once, before anything else runs: the table is loaded nowhere, and the boot CPU's
+    // data and stacks, which are static, are used by no one yet.
+    unsafe {
+        idt::fill();
+        install(BOOT.0.get(), [df.top(), nmi.top(), mc.top()]);
+    }
+}
+
+/// Makes the calling CPU use `cpu` and these exception stacks.
+///
+/// # Safety
+/// `cpu` and the stacks live forever and belong to the calling CPU alone; nothing else uses them yet.
+unsafe fn install(cpu: *mut PerCpu, exception_stacks: [u64; 3]) {
+    // SAFETY: `cpu` is the caller's to write, and lives on.
+    unsafe {
+        (*cpu).myself = cpu;
+        let [df, nmi, mc] = exception_stacks;
+        (*cpu).tss.ist = [df, nmi, mc, 0, 0, 0, 0];
+        let tss = &raw const (*cpu).tss;
+        (*cpu).gdt.set_task(tss);
+        gdt::load(&raw const (*cpu).gdt);
+    }
+    idt::load();
+    let base = cpu as u64;
+    // SAFETY: IA32_GS_BASE (MSR 0xc000_0101) exists in every 64-bit CPU and takes any canonical address. Loading the
+    // segment registers above has zeroed it, so this comes after.
+    unsafe {
+        asm!(
+            "wrmsr",
+            in("ecx") 0xc000_0101u32,
+            in("eax") base as u32,
+            in("edx") (base >> 32) as u32,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// The calling CPU's data.
+pub(crate) fn current() -> &'static PerCpu {
+    let cpu: *const PerCpu;
+    // SAFETY: every CPU runs `install` before anything that could get here, and its data lives forever.
+    unsafe {
+        asm!("mov {}, gs:[0]", out(reg) cpu, options(nostack, preserves_flags, readonly));
+        &*cpu
+    }
+}
