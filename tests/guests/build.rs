@@ -1,0 +1,22 @@
+//! Links each guest as a Linux bzImage: `guest.ld` lays the header out, the linker writes the bare bytes.
+
+use std::env;
+
+fn main() {
+    let folder = env::var("CARGO_MANIFEST_DIR").expect("cargo sets it");
+    println!("cargo::rerun-if-changed=guest.ld");
+    if env::var("CARGO_CFG_TARGET_OS").as_deref() != Ok("none") {
+        return;
+    }
+    for argument in [
+        &format!("-T{folder}/guest.ld"),
+        "--oformat=binary",
+        // The image runs at the address it was linked for (`pref_address`), so nothing needs relocating.
+        "--no-pie",
+        "--build-id=none",
+        "-znorelro",
+        "--orphan-handling=error",
+    ] {
+        println!("cargo::rustc-link-arg-bins={argument}");
+    }
+}
