@@ -1,0 +1,77 @@
+//! The beds: emulators that run Kerf without special hardware, behind one interface.
+//!
+//! A [`Bed`] is an emulator that was found and is of a version that will do; it starts a disk image as a [`Session`],
+//! which `judge` watches to an [`Outcome`].
+
+mod bochs;
+mod judge;
+mod qemu;
+mod session;
+
+use std::path::Path;
+
+pub(crate) use judge::{Limits, Outcome, Verdict, judge};
+pub(crate) use session::Session;
+
+use crate::cache::{Cache, Scratch};
+
+/// Which emulator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub(crate) enum BedKind {
+    /// AMD SVM with nested paging, on QEMU.
+    Qemu,
+    /// Intel VT-x with EPT, on Bochs.
+    Bochs,
+}
+
+impl BedKind {
+    /// Every bed.
+    pub(crate) const ALL: [Self; 2] = [Self::Qemu, Self::Bochs];
+
+    /// As the command line spells it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "qemu",
+            Self::Bochs => "bochs",
+        }
+    }
+}
+
+/// The emulated machine.
+#[derive(Clone, Debug)]
+pub(crate) struct Machine {
+    /// Memory in MiB.
+    pub(crate) memory_mib: u64,
+    /// CPUs.
+    pub(crate) cpus: u32,
+    /// Time is counted in instructions, so that a run repeats exactly. Bochs with one CPU always does that.
+    pub(crate) icount: bool,
+    /// The bed counts VM entries by itself, for tests that do not take Kerf's word.
+    pub(crate) count_entries: bool,
+}
+
+impl Default for Machine {
+    fn default() -> Self {
+        Self { memory_mib: 1024, cpus: 1, icount: false, count_entries: false }
+    }
+}
+
+/// An emulator that is ready to start machines.
+pub(crate) trait Bed: Send + Sync {
+    /// Starts a machine that boots from the disk image `image`, which stays as it is.
+    ///
+    /// # Errors
+    /// The emulator does not start.
+    fn launch(&self, image: &Path, machine: &Machine, scratch: Scratch) -> Result<Session, String>;
+}
+
+/// Finds the emulator of a bed, or fetches it.
+///
+/// # Errors
+/// It cannot be had, or is of a version that will not do: what, where, what to do.
+pub(crate) fn prepare(kind: BedKind, cache: &Cache) -> Result<Box<dyn Bed>, String> {
+    Ok(match kind {
+        BedKind::Qemu => Box::new(qemu::Qemu::prepare(cache)?),
+        BedKind::Bochs => Box::new(bochs::Bochs::prepare(cache)?),
+    })
+}

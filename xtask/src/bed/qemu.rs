@@ -1,0 +1,124 @@
+//! The QEMU bed: AMD SVM with nested paging, and QEMU's own IOMMU, on emulated CPUs.
+
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use crate::bed::session::{DebugPort, LogRules, Session, Streams};
+use crate::bed::{Bed, Machine};
+use crate::cache::{Cache, Scratch};
+use crate::explain::{Explain as _, advise};
+use crate::program::{self, Program};
+use crate::{process, roots};
+
+const NAME: &str = "qemu-system-x86_64";
+/// The debug port's output, as the options name it.
+const DEBUG: &str = "debug.txt";
+/// Older ones lack what the IOMMU needs.
+const LEAST: (u32, u32) = (11, 1);
+
+/// QEMU and its firmware.
+pub(crate) struct Qemu {
+    program: Program,
+    firmware: PathBuf,
+}
+
+impl Qemu {
+    /// `$KERF_QEMU`, else the host's own QEMU if it is new enough, else Debian's in a private root.
+    pub(crate) fn prepare(cache: &Cache) -> Result<Self, String> {
+        let program = match std::env::var_os("KERF_QEMU").filter(|path| !path.is_empty()) {
+            Some(path) => {
+                let program = Program::host(path.into());
+                check(&program, "correct or unset KERF_QEMU")?;
+                program
+            }
+            None => match program::on_path(NAME).map(Program::host).filter(|host| check(host, "").is_ok()) {
+                Some(host) => host,
+                None => private(cache)?,
+            },
+        };
+        Ok(Self { program, firmware: roots::ovmf(cache)? })
+    }
+}
+
+fn private(cache: &Cache) -> Result<Program, String> {
+    let root = roots::qemu(cache)?;
+    let program = Program::private(&root, NAME)?
+        .with_env("QEMU_MODULE_DIR", root.join("usr/lib/x86_64-linux-gnu/qemu"))
+        .with_arg("-L")
+        .with_arg(root.join("usr/share/qemu"))
+        .with_arg("-L")
+        .with_arg(root.join("usr/share/seabios"));
+    check(&program, "set KERF_QEMU to a newer one")?;
+    Ok(program)
+}
+
+fn check(program: &Program, advice: &str) -> Result<(), String> {
+    let path = program.path().display().to_string();
+    let answer = program.ask(&["--version"])?;
+    let line = answer.lines().next().unwrap_or_default();
+    let wanted = format!("Kerf needs QEMU {}.{} or newer", LEAST.0, LEAST.1);
+    match program::find_version(line) {
+        Some(version) if version >= LEAST => Ok(()),
+        Some((major, minor)) => Err(advise(format!("{path} is QEMU {major}.{minor}, and {wanted}"), advice)),
+        None => Err(advise(format!("{path} does not say its version but {line:?}, and {wanted}"), advice)),
+    }
+}
+
+impl Bed for Qemu {
+    fn launch(&self, image: &Path, machine: &Machine, scratch: Scratch) -> Result<Session, String> {
+        let mut command = self.program.command();
+        command.current_dir(scratch.path());
+        command.args(options(machine));
+        command.arg("-bios").arg(&self.firmware);
+        // Read-only: the firmware would keep its variables on the volume.
+        command.arg("-drive").arg(format!("if=none,id=boot,format=raw,readonly=on,file={}", escape(image)));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = process::spawn(&mut command)?;
+        let streams = Streams {
+            input: Box::new(child.stdin.take().explain(|| "QEMU has no input")?),
+            console: Box::new(child.stdout.take().explain(|| "QEMU has no output")?),
+            debug: DebugPort::File(scratch.path().join(DEBUG)),
+            log: Box::new(child.stderr.take().explain(|| "QEMU has no log")?),
+        };
+        let rules = LogRules {
+            entry: machine.count_entries.then_some("vmrun! "),
+            hung: None,
+            noise: &["vmexit("],
+        };
+        Ok(Session::new(child, streams, rules, scratch))
+    }
+}
+
+fn options(machine: &Machine) -> Vec<String> {
+    let mut options: Vec<String> = [
+        "-machine q35,kernel-irqchip=split -cpu max,+svm,+npt -nodefaults -no-reboot -display none",
+        "-chardev stdio,id=console,signal=off -serial chardev:console",
+        "-debugcon file:debug.txt",
+        // A process's status: twice the byte written there, plus one.
+        "-device isa-debug-exit,iobase=0xf4,iosize=4",
+        "-device virtio-blk-pci,drive=boot,bootindex=0",
+    ]
+    .iter()
+    .flat_map(|line| line.split(' '))
+    .map(str::to_owned)
+    .collect();
+    let mut add = |line: &str| options.extend(line.split(' ').map(str::to_owned));
+    add(&format!("-smp {} -m {}M", machine.cpus, machine.memory_mib));
+    if machine.icount {
+        // Under icount QEMU cannot take x2APIC, which `eim` would let the machine use.
+        add("-accel tcg -icount shift=0,sleep=off -seed 42 -rtc base=2020-01-01,clock=vm");
+        add("-device intel-iommu,intremap=on,eim=off");
+    } else {
+        add("-accel tcg,thread=multi -device intel-iommu,intremap=on,eim=on");
+    }
+    if machine.count_entries {
+        // The filter leaves no code to be logged; VMRUN and #VMEXIT are logged all the same.
+        add("-d in_asm -dfilter 0x1..0x1");
+    }
+    options
+}
+
+/// A file name in an option: a comma is written twice.
+fn escape(path: &Path) -> String {
+    path.display().to_string().replace(',', ",,")
+}

@@ -1,0 +1,172 @@
+//! A running emulator: its console in both directions, its debug port, its log. It ends with the value.
+
+use std::collections::VecDeque;
+use std::io::{BufRead as _, BufReader, Read, Write};
+use std::path::PathBuf;
+use std::process::{Child, ExitStatus};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crate::cache::Scratch;
+use crate::process;
+
+/// Lines of the log that are kept for messages.
+const TAIL: usize = 12;
+
+/// Something the machine did.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// Bytes on the serial console.
+    Console(Vec<u8>),
+    /// Bytes on the debug port.
+    Debug(Vec<u8>),
+    /// The log says that the machine will never go on.
+    Hung(String),
+}
+
+/// What a bed's log means.
+#[derive(Clone, Copy)]
+pub(crate) struct LogRules {
+    /// In a line for each VM entry.
+    pub(crate) entry: Option<&'static str>,
+    /// In a line that says the machine hangs.
+    pub(crate) hung: Option<&'static str>,
+    /// In lines that are of no interest in a message.
+    pub(crate) noise: &'static [&'static str],
+}
+
+/// The streams of a machine.
+pub(crate) struct Streams {
+    pub(crate) input: Box<dyn Write + Send>,
+    pub(crate) console: Box<dyn Read + Send>,
+    pub(crate) debug: DebugPort,
+    pub(crate) log: Box<dyn Read + Send>,
+}
+
+/// Where a machine's debug port goes.
+pub(crate) enum DebugPort {
+    Stream(Box<dyn Read + Send>),
+    /// A file that is read at the end.
+    File(PathBuf),
+}
+
+/// A running machine.
+pub(crate) struct Session {
+    child: Child,
+    input: Box<dyn Write + Send>,
+    events: Receiver<Event>,
+    log: Arc<Log>,
+    counts_entries: bool,
+    debug_file: Option<PathBuf>,
+    _scratch: Scratch,
+}
+
+#[derive(Default)]
+struct Log {
+    entries: AtomicU64,
+    tail: Mutex<VecDeque<String>>,
+}
+
+impl Session {
+    /// Watches a started emulator. Its temporary files lie in `scratch`.
+    pub(crate) fn new(child: Child, streams: Streams, rules: LogRules, scratch: Scratch) -> Self {
+        let mut debug_file = None;
+        let (sender, events) = channel();
+        let log = Arc::new(Log::default());
+        forward(streams.console, sender.clone(), Event::Console);
+        match streams.debug {
+            DebugPort::Stream(stream) => forward(stream, sender.clone(), Event::Debug),
+            DebugPort::File(file) => debug_file = Some(file),
+        }
+        let watched = Arc::clone(&log);
+        thread::spawn(move || watched.watch(streams.log, rules, &sender));
+        Self { child, input: streams.input, events, log, counts_entries: rules.entry.is_some(), debug_file, _scratch: scratch }
+    }
+
+    /// The next event, or `None` when there was none until `deadline`; an error when there will never be another.
+    pub(crate) fn next(&self, deadline: Instant) -> Result<Option<Event>, ()> {
+        match self.events.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+            Ok(event) => Ok(Some(event)),
+            Err(RecvTimeoutError::Timeout) => Ok(None),
+            Err(RecvTimeoutError::Disconnected) => Err(()),
+        }
+    }
+
+    /// Types on the console. A machine that has ended takes nothing, which shows elsewhere.
+    pub(crate) fn type_in(&mut self, bytes: &[u8]) {
+        let _ = self.input.write_all(bytes).and_then(|()| self.input.flush());
+    }
+
+    /// The emulator's own exit status, waited for until `deadline`; after that it is ended.
+    pub(crate) fn end(&mut self, deadline: Instant) -> Option<ExitStatus> {
+        process::wait(&mut self.child, deadline).ok()
+    }
+
+    /// The emulator's status if it has ended.
+    pub(crate) fn status(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// VM entries that the emulator reported, where it was asked to.
+    pub(crate) fn entries(&self) -> Option<u64> {
+        self.counts_entries.then(|| self.log.entries.load(Ordering::Relaxed))
+    }
+
+    /// What the debug port has printed into a file, where that is its way.
+    pub(crate) fn debug_file(&self) -> Vec<u8> {
+        self.debug_file.as_ref().and_then(|file| std::fs::read(file).ok()).unwrap_or_default()
+    }
+
+    /// The last lines of the emulator's log.
+    pub(crate) fn log_tail(&self) -> String {
+        let tail = self.log.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        tail.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = process::wait(&mut self.child, Instant::now() + Duration::from_secs(5));
+    }
+}
+
+fn forward(mut stream: Box<dyn Read + Send>, sender: Sender<Event>, event: fn(Vec<u8>) -> Event) {
+    thread::spawn(move || {
+        let mut buffer = [0; 4096];
+        while let Ok(count @ 1..) = stream.read(&mut buffer) {
+            if sender.send(event(buffer[..count].to_vec())).is_err() {
+                break;
+            }
+        }
+    });
+}
+
+impl Log {
+    /// Reads the log to its end, keeping no more than its tail.
+    fn watch(&self, stream: Box<dyn Read + Send>, rules: LogRules, sender: &Sender<Event>) {
+        let mut stream = BufReader::with_capacity(1 << 16, stream);
+        let mut line = Vec::new();
+        while let Ok(1..) = stream.read_until(b'\n', &mut line) {
+            let text = String::from_utf8_lossy(&line);
+            let text = text.trim_end();
+            let has = |part: &&'static str| text.contains(*part);
+            if rules.entry.is_some_and(|part| has(&part)) {
+                self.entries.fetch_add(1, Ordering::Relaxed);
+            } else if !rules.noise.iter().any(has) && !text.is_empty() {
+                if rules.hung.is_some_and(|part| has(&part)) {
+                    let _ = sender.send(Event::Hung(text.into()));
+                }
+                let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+                if tail.len() == TAIL {
+                    tail.pop_front();
+                }
+                tail.push_back(text.into());
+            }
+            line.clear();
+        }
+    }
+}

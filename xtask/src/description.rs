@@ -1,0 +1,145 @@
+//! The machine description that a run or a test uses: `kerf.toml`'s text with the files it names.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use config::Config;
+
+use crate::explain::{Explain as _, advise};
+use crate::sysroot::quote;
+use crate::volume::Volume;
+
+/// A configuration's text and the files it names.
+#[derive(Clone, Debug)]
+pub(crate) struct Description {
+    text: String,
+    config: Config,
+    /// Path as the configuration spells it, contents.
+    files: Vec<(String, Vec<u8>)>,
+}
+
+/// One Linux guest, as the command line describes it.
+#[derive(Clone, Debug)]
+pub(crate) struct LinuxGuest {
+    /// A bzImage.
+    pub(crate) kernel: PathBuf,
+    /// The initial RAM disk's contents.
+    pub(crate) initrd: Option<Vec<u8>>,
+    pub(crate) cmdline: String,
+    /// As the configuration spells it: `256M`.
+    pub(crate) memory: String,
+    /// Lines of `[vm.test]`.
+    pub(crate) test: String,
+}
+
+impl Description {
+    /// Reads a configuration and the files it names, which lie beside it.
+    ///
+    /// # Errors
+    /// The configuration's own error with file, line and key; or the file that cannot be read, and who names it.
+    pub(crate) fn read(path: &Path) -> Result<Self, String> {
+        let text = fs::read_to_string(path)
+            .explain(|| path.display().to_string())
+            .map_err(|error| advise(error, "name a configuration with --config"))?;
+        let config = parse(&path.display().to_string(), &text)?;
+        let folder = path.parent().unwrap_or(Path::new("."));
+        let mut files: Vec<(String, Vec<u8>)> = Vec::new();
+        for vm in &config.vms {
+            for name in std::iter::once(&vm.kernel).chain(vm.initrd.as_ref()) {
+                if files.iter().any(|(known, _)| known == name) {
+                    continue;
+                }
+                let file = folder.join(name);
+                let bytes = fs::read(&file)
+                    .map_err(|error| format!("{}: VM {:?} needs {}: {error}", path.display(), vm.name, file.display()))?;
+                files.push((name.clone(), bytes));
+            }
+        }
+        Ok(Self { text, config, files })
+    }
+
+    /// A configuration made of a text and its files.
+    ///
+    /// # Errors
+    /// The text's.
+    pub(crate) fn new(text: String, files: Vec<(String, Vec<u8>)>) -> Result<Self, String> {
+        let config = parse("kerf.toml", &text)?;
+        Ok(Self { text, config, files })
+    }
+
+    /// The configuration with one Linux guest.
+    ///
+    /// # Errors
+    /// A file cannot be read, or the configuration does not take the guest.
+    pub(crate) fn linux(guest: &LinuxGuest) -> Result<Self, String> {
+        let kernel = fs::read(&guest.kernel).explain(|| guest.kernel.display().to_string())?;
+        let mut text = format!(
+            "version = {}\n\n[hypervisor]\nlog = \"info\"\n\n[[vm]]\nname = \"linux\"\nmemory = {}\nkernel = \"vmlinuz\"\n",
+            config::VERSION,
+            quote(&guest.memory)
+        );
+        let mut files = vec![("vmlinuz".to_owned(), kernel)];
+        if let Some(initrd) = &guest.initrd {
+            text += "initrd = \"initrd.img\"\n";
+            files.push(("initrd.img".into(), initrd.clone()));
+        }
+        text += &format!("cmdline = {}\n", quote(&guest.cmdline));
+        if !guest.test.is_empty() {
+            text += &format!("\n[vm.test]\n{}\n", guest.test);
+        }
+        Self::new(text, files)
+    }
+
+    /// The boot volume: application, kernel, and all this, sealed.
+    pub(crate) fn volume(&self, boot: Vec<u8>, kernel: Vec<u8>) -> Volume {
+        let mut volume = Volume::new(boot, kernel, &self.text);
+        for (name, bytes) in &self.files {
+            volume.insert(name, bytes.clone());
+        }
+        volume.seal();
+        volume
+    }
+
+    /// MiB of a machine in which all this has room: the guests' memory, the files twice, and the firmware's and
+    /// Kerf's own.
+    pub(crate) fn memory_mib(&self) -> u64 {
+        let guests: u64 = self.config.vms.iter().map(|vm| vm.memory_bytes).sum();
+        let files: u64 = self.files.iter().map(|(_, bytes)| bytes.len() as u64).sum();
+        ((guests + 2 * files) >> 20).saturating_add(256).next_multiple_of(256).max(512)
+    }
+}
+
+fn parse(name: &str, text: &str) -> Result<Config, String> {
+    config::parse(name, text).map_err(|error| error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_described_guest_is_a_valid_configuration() {
+        let kernel = tempfile::NamedTempFile::new().unwrap();
+        let guest = LinuxGuest {
+            kernel: kernel.path().into(),
+            initrd: Some(vec![1]),
+            cmdline: r#"console=ttyS0 init="\x""#.into(),
+            memory: "256M".into(),
+            test: "withhold = [\"timer\"]".into(),
+        };
+        let description = Description::linux(&guest).unwrap();
+        let vm = &description.config.vms[0];
+        assert_eq!((vm.cmdline.as_str(), vm.memory_bytes), (guest.cmdline.as_str(), 256 << 20));
+        assert_eq!(vm.initrd.as_deref(), Some("initrd.img"));
+        assert_eq!(description.memory_mib(), 512);
+    }
+
+    #[test]
+    fn a_missing_file_is_named_with_who_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("kerf.toml");
+        fs::write(&path, "version = 1\n[[vm]]\nname = \"one\"\nmemory = \"64M\"\nkernel = \"gone\"\n").unwrap();
+        let error = Description::read(&path).unwrap_err();
+        assert!(error.contains("kerf.toml") && error.contains("\"one\"") && error.contains("gone"), "{error}");
+    }
+}

@@ -1,0 +1,111 @@
+//! The disk image: a FAT32 volume without partitions (the firmware of both beds, and of machines, starts from one).
+//!
+//! Its size follows its contents. Two rules of others set the rest: Bochs takes a disk of whole cylinders, and a FAT with
+//! fewer than 65,525 clusters is not FAT32 (FAT specification 1.03, "FAT type determination").
+
+use std::io::{Cursor, Write as _};
+use std::path::Path;
+
+use fatfs::{FatType, FileSystem, FormatVolumeOptions, FsOptions};
+
+use crate::cache::write_whole;
+use crate::explain::Explain as _;
+use crate::volume::Volume;
+
+const SECTOR: u64 = 512;
+const HEADS: u16 = 16;
+const SECTORS_PER_TRACK: u16 = 63;
+/// The unit of a disk's size on Bochs: 516,096 bytes.
+const CYLINDER: u64 = HEADS as u64 * SECTORS_PER_TRACK as u64 * SECTOR;
+const LEAST_CLUSTERS: u64 = 65_525;
+const RESERVED_SECTORS: u64 = 32;
+
+/// Writes `volume` as an image, whole or not at all.
+///
+/// # Errors
+/// The file cannot be written, or a path of the volume is none for FAT.
+pub(crate) fn write(volume: &Volume, path: &Path) -> Result<(), String> {
+    write_whole(path, &format(volume)?)
+}
+
+/// The bytes of the image.
+fn format(volume: &Volume) -> Result<Vec<u8>, String> {
+    let cluster = cluster_bytes(volume.bytes());
+    let mut disk = Cursor::new(vec![0; usize::try_from(disk_bytes(volume, cluster)).explain(|| "the image is too large")?]);
+    let options = FormatVolumeOptions::new()
+        .fat_type(FatType::Fat32)
+        .bytes_per_cluster(cluster)
+        .heads(HEADS)
+        .sectors_per_track(SECTORS_PER_TRACK)
+        .volume_id(0x4b45_5246)
+        .volume_label(*b"KERF       ");
+    fatfs::format_volume(&mut disk, options).explain(|| "cannot make the boot volume")?;
+    // Without its chrono feature fatfs knows no time: the same contents are the same image.
+    let filesystem = FileSystem::new(&mut disk, FsOptions::new()).explain(|| "cannot make the boot volume")?;
+    for (name, bytes) in volume.files() {
+        add(&filesystem, name, bytes).explain(|| format!("cannot put {name} on the boot volume"))?;
+    }
+    filesystem.unmount().explain(|| "cannot finish the boot volume")?;
+    Ok(disk.into_inner())
+}
+
+fn add(filesystem: &FileSystem<&mut Cursor<Vec<u8>>>, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+    let root = filesystem.root_dir();
+    for (at, _) in name.match_indices('/') {
+        root.create_dir(&name[..at])?;
+    }
+    let mut file = root.create_file(name)?;
+    file.truncate()?;
+    file.write_all(bytes)?;
+    file.flush()
+}
+
+/// Larger clusters make the firmware's reading quicker, once there is enough to read.
+fn cluster_bytes(contents: u64) -> u32 {
+    let fits = |bytes: u32| contents / u64::from(bytes) >= LEAST_CLUSTERS;
+    [4096, 2048, 1024].into_iter().find(|bytes| fits(*bytes)).unwrap_or(512)
+}
+
+/// Bytes of a disk that holds the volume in clusters of this size, in whole cylinders.
+fn disk_bytes(volume: &Volume, cluster: u32) -> u64 {
+    let cluster = u64::from(cluster);
+    let files: u64 = volume.files().map(|(_, bytes)| (bytes.len() as u64).div_ceil(cluster)).sum();
+    // Each folder takes clusters of its own, long names several entries: a sixteenth is ample.
+    let clusters = (files + files / 16 + 64).max(LEAST_CLUSTERS + 64);
+    let tables = 2 * (clusters * 4).next_multiple_of(SECTOR);
+    let bytes = RESERVED_SECTORS * SECTOR + tables + clusters * cluster;
+    // The formatter sizes the tables for the whole disk, so leave them a little more.
+    (bytes + bytes / 64).next_multiple_of(CYLINDER)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Read as _;
+
+    #[test]
+    fn an_image_is_fat32_of_whole_cylinders_and_holds_its_files() {
+        for bytes in [0, 1, 40_000_000, 80_000_000] {
+            let mut volume = Volume::new(b"boot".to_vec(), vec![7; bytes], "x = 1\n");
+            volume.insert("guests/deep/a-long-name.with-dots.img", vec![9; 70_000]);
+            volume.seal();
+            let image = format(&volume).unwrap();
+            assert_eq!(image.len() as u64 % CYLINDER, 0);
+            assert!((image.len() as u64) < 40_000_000 + 2 * bytes as u64);
+            let filesystem = FileSystem::new(Cursor::new(image), FsOptions::new()).unwrap();
+            assert_eq!(filesystem.fat_type(), FatType::Fat32);
+            for (name, bytes) in volume.files() {
+                let mut read = Vec::new();
+                filesystem.root_dir().open_file(name).unwrap().read_to_end(&mut read).unwrap();
+                assert!(read == bytes, "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_same_contents_are_the_same_image() {
+        let mut volume = Volume::new(b"boot".to_vec(), b"kernel".to_vec(), "");
+        volume.seal();
+        assert!(format(&volume).unwrap() == format(&volume).unwrap());
+    }
+}
