@@ -10,10 +10,22 @@
 
 extern crate alloc;
 
+mod bus;
+pub mod counters;
+mod exit;
 mod host;
+pub mod hypercall;
 pub mod insn;
-
 pub mod loader;
+mod machine;
+mod mmio;
+mod msr;
 pub mod platform;
+mod port;
+#[cfg(test)]
+mod tests;
+pub mod walk;
 
+pub use exit::{Crash, InstructionBytes, Outcome};
 pub use host::{GuestMemory, Host, NoMemory};
+pub use machine::{Machine, MachineSpec};

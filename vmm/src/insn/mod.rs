@@ -15,6 +15,7 @@ mod prefix;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use operand::linear;
 pub use operand::{MemoryOperand, Register};
 pub use prefix::{Prefixes, Repeat, SegmentRegister};
 

@@ -1,0 +1,395 @@
+//! [`Machine::handle`]: what each exit means. Total over [`Exit`]: whatever a guest does, an answer exists, and it
+//! concerns that guest alone.
+
+use core::fmt;
+
+use hw::{Gpa, Msr};
+use vcpu::{CpuContext, EntryFailure, Event, Exit, Gpr, Vcpu};
+use x86_spec::cpu::{Rflags, vector};
+
+use crate::insn::exiting::{self, Plain};
+use crate::insn::{DecodeError, MAX_BYTES, Mode};
+use crate::machine::{APIC_ID, Machine};
+use crate::platform::cpuid::CpuidState;
+use crate::walk::{self, WalkError};
+use crate::{GuestMemory, Host};
+
+/// What is to happen after an exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub enum Outcome {
+    /// Enter the guest again.
+    Resume,
+    /// Wait until [`Machine::is_halted`] no longer holds.
+    Halt,
+    /// The guest switched itself off.
+    PowerOff,
+    /// The guest asked for a reset.
+    Reset,
+    /// The guest ended by the exit port, with this status.
+    Exit(u8),
+    /// The guest cannot go on.
+    Crashed(Crash),
+}
+
+/// Why a guest cannot go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Crash {
+    /// A fault while delivering a double fault.
+    TripleFault,
+    /// HLT with interrupts off, and no other CPU to end that.
+    HaltedForGood,
+    /// Instructions were fetched from where there is no RAM.
+    NoCode(Gpa),
+    /// The page tables lead to where there is no RAM.
+    NoPageTable(Gpa),
+    /// A string instruction's data is where there is no RAM.
+    NoStringData(Gpa),
+    /// An instruction that Kerf would have to emulate and does not know, time and again.
+    Undecodable(InstructionBytes),
+    /// The CPU refused to enter.
+    EntryFailed(EntryFailure),
+    /// An exit that no one expected.
+    Unhandled {
+        /// The vendor's code.
+        code: u64,
+        /// The vendor's detail.
+        detail: u64,
+    },
+}
+
+/// An instruction, for a report.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InstructionBytes {
+    /// RIP.
+    pub rip: u64,
+    /// The bytes there.
+    pub bytes: [u8; MAX_BYTES],
+    /// How many of them could be fetched.
+    pub len: u8,
+}
+
+impl fmt::Display for Crash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::TripleFault => f.write_str("triple fault"),
+            Self::HaltedForGood => f.write_str("halted with interrupts off"),
+            Self::NoCode(gpa) => write!(f, "ran into {gpa}, where there is no memory"),
+            Self::NoPageTable(gpa) => write!(f, "page table at {gpa}, where there is no memory"),
+            Self::NoStringData(gpa) => {
+                write!(f, "string I/O with {gpa}, where there is no memory")
+            }
+            Self::Undecodable(found) => {
+                write!(f, "unknown instruction at {:#x}:", found.rip)?;
+                found
+                    .bytes
+                    .iter()
+                    .take(found.len.into())
+                    .try_for_each(|byte| write!(f, " {byte:02x}"))
+            }
+            Self::EntryFailed(EntryFailure::Rule(rule)) => write!(f, "entry refused: {rule}"),
+            Self::EntryFailed(EntryFailure::Code(code)) => {
+                write!(f, "entry refused with code {code:#x}")
+            }
+            Self::Unhandled { code, detail } => {
+                write!(f, "unexpected exit {code:#x}, detail {detail:#x}")
+            }
+        }
+    }
+}
+
+/// Entries tried again because an instruction was not what its exit said.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Retries {
+    rip: u64,
+    count: u8,
+}
+
+impl Retries {
+    /// Code that another CPU is changing settles in fewer; code that still does not decode then is the guest's own.
+    const LIMIT: u8 = 8;
+}
+
+/// Bytes of the instruction at RIP.
+pub(crate) struct Fetched {
+    bytes: [u8; MAX_BYTES],
+    len: usize,
+}
+
+impl Fetched {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or(&[])
+    }
+}
+
+impl Machine {
+    /// Answers an exit: changes `vcpu`, `memory` and the devices as the guest's instruction would have.
+    pub fn handle<V: Vcpu, M: GuestMemory, H: Host>(
+        &mut self,
+        exit: Exit,
+        vcpu: &mut V,
+        memory: &M,
+        host: &mut H,
+    ) -> Outcome {
+        self.counters.note(&exit);
+        match exit {
+            Exit::Cpuid => self.cpuid(vcpu, memory),
+            Exit::Hypercall => self.hypercall(vcpu, memory),
+            Exit::Halt => self.halt(vcpu, memory, host),
+            Exit::MsrRead(msr) => self.msr_read(msr, vcpu, memory, host),
+            Exit::MsrWrite { msr, value } => self.msr_write(msr, value, vcpu, memory, host),
+            Exit::PortIo(access) => self.port_io(access, vcpu, memory, host),
+            Exit::SecondStage(fault) => self.second_stage(fault, vcpu, memory, host),
+            Exit::Xsetbv { index, value } => self.xsetbv(index, value, vcpu, memory),
+            Exit::Cr8Read { register } => self.cr8_read(register, vcpu, memory),
+            Exit::Cr8Write { value } => self.cr8_write(value, vcpu, memory),
+            Exit::InvalidOpcode => self.fault(vcpu, vector::UD, None),
+            Exit::Ignore => match self.length(vcpu, memory, Plain::Idle) {
+                Some(len) => self.complete(vcpu, len),
+                None => self.try_again(vcpu, memory),
+            },
+            Exit::ExternalInterrupt | Exit::InitSignal => {
+                self.settled = false;
+                Outcome::Resume
+            }
+            Exit::InterruptWindow => {
+                self.settled = false;
+                self.window = None;
+                Outcome::Resume
+            }
+            Exit::Handled | Exit::Nmi => Outcome::Resume,
+            Exit::Shutdown => Outcome::Crashed(Crash::TripleFault),
+            Exit::EntryFailed(why) => Outcome::Crashed(Crash::EntryFailed(why)),
+            Exit::Unhandled { code, detail } => Outcome::Crashed(Crash::Unhandled { code, detail }),
+        }
+    }
+
+    fn cpuid<V: Vcpu, M: GuestMemory>(&mut self, vcpu: &mut V, memory: &M) -> Outcome {
+        let Some(len) = self.length(vcpu, memory, Plain::Cpuid) else {
+            return self.try_again(vcpu, memory);
+        };
+        let leaf = vcpu.gpr(Gpr::Rax) as u32;
+        // Only these leaves mirror a bit of CR4 (OSXSAVE, OSPKE): the others need not ask for it.
+        let cr4 = if matches!(leaf, 1 | 7) { vcpu.context().cr4 } else { 0 };
+        let state = CpuidState { cr4, xcr0: vcpu.xcr0(), apic_id: APIC_ID };
+        let answer = self.cpuid.cpuid(leaf, vcpu.gpr(Gpr::Rcx) as u32, &state);
+        vcpu.set_gpr(Gpr::Rax, answer.eax.into());
+        vcpu.set_gpr(Gpr::Rbx, answer.ebx.into());
+        vcpu.set_gpr(Gpr::Rcx, answer.ecx.into());
+        vcpu.set_gpr(Gpr::Rdx, answer.edx.into());
+        self.complete(vcpu, len)
+    }
+
+    fn halt<V: Vcpu, M: GuestMemory, H: Host>(
+        &mut self,
+        vcpu: &mut V,
+        memory: &M,
+        host: &mut H,
+    ) -> Outcome {
+        let Some(len) = self.length(vcpu, memory, Plain::Hlt) else {
+            return self.try_again(vcpu, memory);
+        };
+        let _ = self.complete(vcpu, len);
+        self.settled = false;
+        if vcpu.context().rflags & Rflags::IF.bits() == 0 {
+            return Outcome::Crashed(Crash::HaltedForGood);
+        }
+        let now = self.guest_tsc(host);
+        self.look_after_devices(now, host);
+        if self.lapic.pending_vector().is_some() {
+            return Outcome::Resume;
+        }
+        self.halted = true;
+        Outcome::Halt
+    }
+
+    /// SDM vol. 3, 2.6: the value must be one that XSETBV accepts with the features the guest is offered.
+    fn xsetbv<V: Vcpu, M: GuestMemory>(
+        &mut self,
+        index: u32,
+        value: u64,
+        vcpu: &mut V,
+        memory: &M,
+    ) -> Outcome {
+        let Some(len) = self.length(vcpu, memory, Plain::Xsetbv) else {
+            return self.try_again(vcpu, memory);
+        };
+        if index != 0 || vcpu.cpl() != 0 || !is_valid_xcr0(value, self.cpuid.xcr0_allowed()) {
+            return self.general_protection(vcpu);
+        }
+        vcpu.set_xcr0(value);
+        self.complete(vcpu, len)
+    }
+
+    fn cr8_read<V: Vcpu, M: GuestMemory>(
+        &mut self,
+        register: Gpr,
+        vcpu: &mut V,
+        memory: &M,
+    ) -> Outcome {
+        let Some(len) = self.cr8_length(vcpu, memory, false) else {
+            return self.try_again(vcpu, memory);
+        };
+        vcpu.set_gpr(register, self.lapic.task_priority_class().into());
+        self.complete(vcpu, len)
+    }
+
+    fn cr8_write<V: Vcpu, M: GuestMemory>(
+        &mut self,
+        value: u64,
+        vcpu: &mut V,
+        memory: &M,
+    ) -> Outcome {
+        let Some(len) = self.cr8_length(vcpu, memory, true) else {
+            return self.try_again(vcpu, memory);
+        };
+        self.settled = false;
+        match self.lapic.set_task_priority_class(value) {
+            Ok(()) => self.complete(vcpu, len),
+            Err(_) => self.general_protection(vcpu),
+        }
+    }
+
+    fn cr8_length<V: Vcpu, M: GuestMemory>(&self, vcpu: &V, memory: &M, write: bool) -> Option<u8> {
+        vcpu.instruction_len().or_else(|| {
+            let context = vcpu.context();
+            let fetched = instruction(vcpu, &context, memory);
+            exiting::mov_control(fetched.bytes(), Mode::of(&context))
+                .ok()
+                .filter(|found| found.control == 8 && found.write == write)
+                .map(|found| found.len)
+        })
+    }
+
+    /// The length of the instruction that caused an exit: the CPU's word, or decoded and proved to be that instruction.
+    pub(crate) fn length<V: Vcpu, M: GuestMemory>(
+        &self,
+        vcpu: &V,
+        memory: &M,
+        expected: Plain,
+    ) -> Option<u8> {
+        vcpu.instruction_len().or_else(|| {
+            let context = vcpu.context();
+            let fetched = instruction(vcpu, &context, memory);
+            exiting::length(fetched.bytes(), Mode::of(&context), expected).ok()
+        })
+    }
+
+    /// The instruction is done.
+    pub(crate) fn complete<V: Vcpu>(&mut self, vcpu: &mut V, len: u8) -> Outcome {
+        vcpu.advance(len);
+        self.retries.count = 0;
+        Outcome::Resume
+    }
+
+    /// The instruction is not what the exit said: the guest runs it again, and either exits otherwise or faults. One
+    /// that stays as it is could never be emulated.
+    pub(crate) fn try_again<V: Vcpu, M: GuestMemory>(&mut self, vcpu: &V, memory: &M) -> Outcome {
+        self.counters.mismatches += 1;
+        let rip = vcpu.rip();
+        if self.retries.rip != rip {
+            self.retries = Retries { rip, count: 0 };
+        }
+        self.retries.count += 1;
+        if self.retries.count < Retries::LIMIT {
+            return Outcome::Resume;
+        }
+        self.retries.count = 0;
+        let fetched = instruction(vcpu, &vcpu.context(), memory);
+        Outcome::Crashed(Crash::Undecodable(InstructionBytes {
+            rip,
+            bytes: fetched.bytes,
+            len: fetched.len as u8,
+        }))
+    }
+
+    /// Gives the guest a fault in place of the instruction's effect.
+    pub(crate) fn fault<V: Vcpu>(
+        &mut self,
+        vcpu: &mut V,
+        vector: u8,
+        error_code: Option<u32>,
+    ) -> Outcome {
+        self.inject(vcpu, Event::Exception { vector, error_code })
+    }
+
+    /// #GP(0).
+    pub(crate) fn general_protection<V: Vcpu>(&mut self, vcpu: &mut V) -> Outcome {
+        self.fault(vcpu, vector::GP, Some(0))
+    }
+
+    /// What a failed walk of the guest's page tables means to the guest.
+    pub(crate) fn walk_failed<V: Vcpu>(&mut self, error: WalkError, vcpu: &mut V) -> Outcome {
+        match error {
+            WalkError::PageFault { address, error_code } => {
+                self.inject(vcpu, Event::PageFault { address, error_code })
+            }
+            WalkError::NotCanonical => self.general_protection(vcpu),
+            WalkError::NoMemory(gpa) => Outcome::Crashed(Crash::NoStringData(gpa)),
+        }
+    }
+
+    fn inject<V: Vcpu>(&mut self, vcpu: &mut V, event: Event) -> Outcome {
+        vcpu.inject(event);
+        self.counters.faults += 1;
+        self.retries.count = 0;
+        self.injected = true;
+        Outcome::Resume
+    }
+
+    /// Counts an access to a register that the guest does not have.
+    pub(crate) fn unknown_msr<V: Vcpu>(&mut self, msr: Msr, vcpu: &mut V) -> Outcome {
+        self.counters.unknown_msrs.note(msr.0.into());
+        self.general_protection(vcpu)
+    }
+}
+
+/// The bytes at RIP: the CPU's, or fetched; none where that is no longer possible.
+pub(crate) fn instruction<V: Vcpu, M: GuestMemory>(
+    vcpu: &V,
+    context: &CpuContext,
+    memory: &M,
+) -> Fetched {
+    let mut bytes = [0; MAX_BYTES];
+    let given = vcpu.instruction_bytes();
+    let len = given.len().min(MAX_BYTES);
+    match (bytes.get_mut(..len), given.get(..len)) {
+        (Some(to), Some(from)) if len > 0 => {
+            to.copy_from_slice(from);
+            Fetched { bytes, len }
+        }
+        _ => {
+            let len = walk::fetch(context, memory, &mut bytes).unwrap_or(0);
+            Fetched { bytes, len }
+        }
+    }
+}
+
+/// Decodes an instruction that accessed memory.
+pub(crate) fn decode_memory<V: Vcpu, M: GuestMemory>(
+    vcpu: &V,
+    context: &CpuContext,
+    memory: &M,
+) -> Result<crate::insn::mmio::Instruction, DecodeError> {
+    let fetched = instruction(vcpu, context, memory);
+    crate::insn::mmio::decode(fetched.bytes(), Mode::of(context))
+}
+
+/// Whether XSETBV takes `value` where `allowed` bits exist (SDM vol. 1, 13.3).
+fn is_valid_xcr0(value: u64, allowed: u64) -> bool {
+    const X87: u64 = 1 << 0;
+    const SSE: u64 = 1 << 1;
+    const AVX: u64 = 1 << 2;
+    const MPX: u64 = 3 << 3;
+    const AVX512: u64 = 7 << 5;
+    const TILE: u64 = 3 << 17;
+    let all_or_none = |bits| value & bits == 0 || value & bits == bits;
+    let needs = |bits, other| value & bits == 0 || value & other != 0;
+    value & !allowed == 0
+        && value & X87 != 0
+        && needs(AVX, SSE)
+        && all_or_none(MPX)
+        && all_or_none(AVX512)
+        && needs(AVX512, AVX)
+        && all_or_none(TILE)
+}

@@ -1,0 +1,1 @@
+//! [`crate::Machine`] driven through every exit by a scripted virtual CPU.
