@@ -1,0 +1,49 @@
+//! A set of interrupt vectors: ISR, TMR and IRR.
+
+/// 256 bits, one for each vector.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct VectorSet([u64; 4]);
+
+impl VectorSet {
+    /// Adds `vector`.
+    pub(super) fn insert(&mut self, vector: u8) {
+        if let Some(word) = self.0.get_mut(usize::from(vector >> 6)) {
+            *word |= 1 << (vector & 63);
+        }
+    }
+
+    /// Removes `vector`; says whether it was there.
+    pub(super) fn remove(&mut self, vector: u8) -> bool {
+        let was = self.contains(vector);
+        if let Some(word) = self.0.get_mut(usize::from(vector >> 6)) {
+            *word &= !(1 << (vector & 63));
+        }
+        was
+    }
+
+    /// Whether `vector` is in the set.
+    pub(super) fn contains(&self, vector: u8) -> bool {
+        self.0.get(usize::from(vector >> 6)).is_some_and(|word| word >> (vector & 63) & 1 != 0)
+    }
+
+    /// The highest vector.
+    pub(super) fn highest(&self) -> Option<u8> {
+        let [low, middle, upper, top] = self.0;
+        let (word, base) = if top != 0 {
+            (top, 192)
+        } else if upper != 0 {
+            (upper, 128)
+        } else if middle != 0 {
+            (middle, 64)
+        } else {
+            (low, 0)
+        };
+        word.checked_ilog2().map(|bit| base + bit as u8)
+    }
+
+    /// Register `index` (0 to 7) of the eight 32-bit registers that show the set.
+    pub(super) fn register(&self, index: u16) -> u32 {
+        let word = self.0.get(usize::from(index >> 1)).copied().unwrap_or(0);
+        (word >> (32 * (index & 1))) as u32
+    }
+}
