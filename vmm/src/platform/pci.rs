@@ -1,31 +1,113 @@
-//! PCI configuration space: a host bridge, and nothing behind it yet.
+//! PCI configuration space by ports (PCI 3.0, 3.2.2.3.2): a host bridge, and nothing behind it yet.
 
 use hw::{Port, Width};
 
-use crate::platform::PortWindow;
+use crate::platform::{PortWindow, part_of_dword};
 
-/// Its ports: CONFIG_ADDRESS and CONFIG_DATA. A one-byte write to 0xcf9, which lies among them, is the reset control register: [`crate::platform::pm`].
+/// Its ports: CONFIG_ADDRESS and CONFIG_DATA. A one-byte write to 0xcf9, which lies among them, is the reset control
+/// register: [`crate::platform::pm::reset_by_port`].
 pub const PORTS: PortWindow = PortWindow { first: Port(0xcf8), count: 8 };
+
+/// Offset of CONFIG_ADDRESS: enable 31, bus 23:16, device 15:11, function 10:8, register 7:2.
+const ADDRESS: u64 = 0;
+/// Offset of CONFIG_DATA.
+const DATA: u64 = 4;
+const ENABLE: u32 = 1 << 31;
+
+/// The first dwords of the host bridge's configuration header. Identity: 1b36:0008, a host bridge that no driver has
+/// quirks for; class 06 00 00.
+const HOST_BRIDGE: [u32; 3] = [0x0008_1b36, 0x0000_0000, 0x0600_0000];
 
 /// The host bridge.
 #[derive(Clone, Debug, Default)]
-pub struct HostBridge {}
+pub struct HostBridge {
+    address: u32,
+}
 
 impl HostBridge {
     /// A host bridge as after reset.
     #[must_use]
-    pub fn new() -> Self {
-        Self {}
+    pub const fn new() -> Self {
+        Self { address: 0 }
+    }
+
+    /// The register that CONFIG_ADDRESS selects.
+    fn selected(&self) -> u32 {
+        let function = self.address >> 8 & 0xffff;
+        if self.address & ENABLE == 0 || function != 0 {
+            return u32::MAX;
+        }
+        let index = (self.address >> 2 & 0x3f) as usize;
+        HOST_BRIDGE.get(index).copied().unwrap_or(0)
     }
 
     /// Reads a port.
-    pub fn read(&mut self, offset: u64, width: Width, now: u64) -> u64 {
-        let _ = (offset, width, now);
-        u64::MAX
+    pub fn read(&mut self, offset: u64, width: Width, _now: u64) -> u64 {
+        match offset {
+            // Narrower accesses are not CONFIG_ADDRESS.
+            ADDRESS if width == Width::W4 => self.address.into(),
+            DATA.. => part_of_dword(self.selected(), offset, width),
+            _ => width.mask(),
+        }
     }
 
-    /// Writes a port.
-    pub fn write(&mut self, offset: u64, width: Width, value: u64, now: u64) {
-        let _ = (offset, width, value, now);
+    /// Writes a port. The host bridge has no register that can be written.
+    pub fn write(&mut self, offset: u64, width: Width, value: u64, _now: u64) {
+        if offset == ADDRESS && width == Width::W4 {
+            self.address = value as u32 & 0x80ff_fffc;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn config(bridge: &mut HostBridge, address: u32) -> u32 {
+        bridge.write(ADDRESS, Width::W4, address.into(), 0);
+        bridge.read(DATA, Width::W4, 0) as u32
+    }
+
+    #[test]
+    fn function_zero_is_a_host_bridge() {
+        let mut bridge = HostBridge::new();
+        assert_eq!(config(&mut bridge, ENABLE), 0x0008_1b36);
+        assert_eq!(config(&mut bridge, ENABLE | 8) >> 16, 0x0600);
+        assert_eq!(bridge.read(DATA + 2, Width::W2, 0), 0x0600);
+        assert_eq!(config(&mut bridge, ENABLE | 12) >> 16 & 0xff, 0, "single-function header");
+    }
+
+    #[test]
+    fn every_other_function_is_absent() {
+        let mut bridge = HostBridge::new();
+        for address in [1 << 8, 1 << 11, 1 << 16] {
+            assert_eq!(config(&mut bridge, ENABLE | address), u32::MAX);
+        }
+        assert_eq!(config(&mut bridge, 0), u32::MAX, "not enabled");
+    }
+
+    #[test]
+    fn config_address_reads_back_only_whole() {
+        let mut bridge = HostBridge::new();
+        bridge.write(3, Width::W1, 1, 0);
+        bridge.write(ADDRESS, Width::W4, 0x8000_0000, 0);
+        assert_eq!(bridge.read(ADDRESS, Width::W4, 0), 0x8000_0000);
+        bridge.write(ADDRESS, Width::W2, 0x10, 0);
+        assert_eq!(bridge.read(ADDRESS, Width::W4, 0), 0x8000_0000);
+        assert_eq!(bridge.read(1, Width::W1, 0), 0xff);
+    }
+
+    proptest! {
+        #[test]
+        fn no_access_panics(accesses in proptest::collection::vec(
+            (0_u64..9, 0_u32..4, any::<u64>()), 0..50)) {
+            let mut bridge = HostBridge::new();
+            for (offset, width, value) in accesses {
+                let width = Width::try_new(1 << width).unwrap();
+                bridge.write(offset, width, value, 0);
+                prop_assert!(bridge.read(offset, width, 0) <= width.mask());
+            }
+        }
     }
 }
