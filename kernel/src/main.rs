@@ -17,6 +17,8 @@ mod platform;
 mod power;
 mod start;
 
+use core::fmt;
+
 use boot_info::BootInfo;
 
 /// Everything, in order. `start` has given this CPU stacks, descriptor tables and exception handlers.
@@ -26,21 +28,32 @@ fn main(info: Option<&BootInfo>, entry_tsc: u64) -> ! {
     let vendor = core::str::from_utf8(&vendor).unwrap_or("an unknown CPU");
     console::say(format_args!("{} on {vendor}", env!("CARGO_PKG_VERSION")));
     let info = checked(info);
-    let _ = (info, entry_tsc);
+    let handoff = match mem::init(&info) {
+        Ok(handoff) => handoff,
+        Err(why) => fail(format_args!("memory cannot be taken over: {why:x?}")),
+    };
+    let frames = mem::counts();
+    log::info!("{} MiB of memory, {} MiB free", frames.total >> 8, frames.free >> 8);
+    let _ = entry_tsc;
     power::stop(power::Verdict::PowerOff)
 }
 
 /// The hand-off record, or the end: without it nothing about the machine is known.
-fn checked(info: Option<&BootInfo>) -> &BootInfo {
+fn checked(info: Option<&BootInfo>) -> BootInfo {
     let Some(info) = info else {
-        log::error!("no hand-off record: the boot application passed no address in RDI");
-        power::stop(power::Verdict::Panic)
+        fail(format_args!("no hand-off record: the boot application left no address in RDI"));
     };
     if let Err(why) = info.check() {
-        log::error!(
-            "the hand-off record is not for this build: {why:x?}; boot application and kernel must match"
-        );
-        power::stop(power::Verdict::Panic)
+        fail(format_args!(
+            "the hand-off record is not of this build ({why:x?}): boot application and kernel must match"
+        ));
     }
-    info
+    *info
+}
+
+/// Says why Kerf cannot start, and stops.
+fn fail(why: fmt::Arguments<'_>) -> ! {
+    log::error!("{why}");
+    console::say(format_args!("PANIC"));
+    power::stop(power::Verdict::Panic)
 }

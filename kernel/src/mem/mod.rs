@@ -1,10 +1,108 @@
-//! (being written)
-pub(crate) struct NoHeap;
-unsafe impl core::alloc::GlobalAlloc for NoHeap {
-    unsafe fn alloc(&self, _: core::alloc::Layout) -> *mut u8 {
-        core::ptr::null_mut()
-    }
-    unsafe fn dealloc(&self, _: *mut u8, _: core::alloc::Layout) {}
+//! Memory: frames, Kerf's own address space, the heap, and the traits that other crates reach memory by.
+//!
+//! ```text
+//! 0xffff_8000_0000_0000  direct map: all RAM but the kernel's image, RW
+//! 0xffff_c000_0000_0000  window: heap, stacks, device registers; holes between them
+//! 0xffff_ffff_8000_0000  the image: text RX, constants R, data RW; guard pages unmapped
+//! ```
+//!
+//! Locks, in the order they may nest: heap, address space, frames.
+
+mod control;
+mod direct;
+mod frames;
+mod guest;
+mod heap;
+mod space;
+mod tables;
+
+pub(crate) use frames::{Pool, counts};
+pub(crate) use guest::{GuestRam, GuestRamError};
+pub(crate) use space::{map_mmio, map_read_only};
+pub(crate) use tables::{Pages, Tables};
+
+use alloc::{string::String, vec::Vec};
+
+use ::frames::Entry;
+use boot_info::{BootFile, BootInfo, FileKind, MemoryKind, MemoryRegion};
+use hw::Hpa;
+
+/// Page-table memory ran out, or the map describes none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MemoryError {
+    /// No usable run of memory holds the allocator's own state: bytes needed.
+    NoRoomForFrames(u64),
+    /// The firmware left five-level paging on.
+    FiveLevels,
+    /// The kernel's own page tables could not be made.
+    Space(paging::MapError),
 }
-#[global_allocator]
-static HEAP: NoHeap = NoHeap;
+
+/// A file that the boot application loaded.
+#[derive(Clone, Debug)]
+pub(crate) struct LoadedFile {
+    /// What it is; `None` for a kind this build does not know.
+    pub(crate) kind: Option<FileKind>,
+    /// Its name, as the configuration spells it.
+    pub(crate) name: String,
+    /// What is in it.
+    pub(crate) bytes: &'static [u8],
+}
+
+/// What of the hand-off record outlives the boot application's memory.
+#[derive(Debug)]
+pub(crate) struct Handoff {
+    /// The files.
+    pub(crate) files: Vec<LoadedFile>,
+    /// Kerf's command line.
+    pub(crate) command_line: String,
+}
+
+/// Takes the machine's memory over: feeds the frame allocator, moves onto page tables of our own, copies what the record
+/// points at, and reclaims the boot application's memory.
+///
+/// # Errors
+/// [`MemoryError`]: nothing works without memory.
+pub(crate) fn init(info: &BootInfo) -> Result<Handoff, MemoryError> {
+    let map: &'static [MemoryRegion] = direct::records(info.memory_map);
+    tell_problems(map);
+    frames::init(map)?;
+    space::init(info, map)?;
+    let handoff = Handoff {
+        files: direct::records(info.files).iter().map(loaded_file).collect(),
+        command_line: String::from_utf8_lossy(direct::records(info.command_line)).into_owned(),
+    };
+    frames::reclaim(map);
+    Ok(handoff)
+}
+
+fn loaded_file(file: &BootFile) -> LoadedFile {
+    let kind = [FileKind::Config, FileKind::Guest, FileKind::AcpiTable];
+    LoadedFile {
+        kind: kind.into_iter().find(|&kind| kind as u32 == file.kind),
+        name: file.name().into(),
+        bytes: direct::bytes(Hpa::new(file.hpa), file.bytes),
+    }
+}
+
+/// The map as the sanitiser wants it, where `wanted` says which kinds are to be used.
+fn entries(
+    map: &'static [MemoryRegion],
+    wanted: fn(MemoryKind) -> bool,
+) -> impl Iterator<Item = Entry> + Clone {
+    map.iter().map(move |region| Entry {
+        start: region.hpa,
+        pages: region.pages,
+        usable: wanted(MemoryKind::from_raw(region.kind)),
+    })
+}
+
+fn tell_problems(map: &'static [MemoryRegion]) {
+    // Firmware may describe holes in memory as it likes; only what touches memory that is used is worth a line.
+    ::frames::problems(entries(map, |kind| kind == MemoryKind::Usable), |index, problem| {
+        let MemoryRegion { hpa, pages, uefi_type, .. } = map[index];
+        log::warn!(
+            "memory map entry {index} (start {hpa:#x}, {pages} pages, type {uefi_type}): {problem:?}; tolerated"
+        );
+    });
+}

@@ -1,0 +1,156 @@
+//! A guest's RAM: chunks of 2 MiB, so that both the second stage and the TLB have large pages to work with.
+
+use core::arch::asm;
+
+use alloc::vec::Vec;
+
+use hw::{Gpa, Hpa, PAGE_SIZE, PAGE_SIZE_2M};
+use paging::{Caching, EntryFormat, MapError, PageSize, PageTable, Rights};
+use vmm::loader::GuestLayout;
+use vmm::{GuestMemory, NoMemory};
+
+use super::{Pool, Tables, direct};
+
+/// Frames of a chunk.
+const CHUNK_FRAMES: u64 = PAGE_SIZE_2M / PAGE_SIZE;
+
+/// A guest's RAM.
+#[derive(Debug)]
+pub(crate) struct GuestRam {
+    layout: GuestLayout,
+    /// Host addresses of the chunks, those of low RAM first.
+    chunks: Vec<Hpa>,
+}
+
+/// Why a guest's RAM could not be had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct GuestRamError {
+    /// Chunks of 2 MiB wanted.
+    pub(crate) wanted: u64,
+    /// Chunks that could be had.
+    pub(crate) found: u64,
+}
+
+impl GuestRam {
+    /// Zeroed RAM for the layout; its ranges are multiples of 2 MiB, as the configuration demands.
+    ///
+    /// # Errors
+    /// [`GuestRamError`] where that much memory is not free in chunks; none is taken then.
+    pub(crate) fn new(layout: GuestLayout) -> Result<Self, GuestRamError> {
+        let wanted = layout.ranges().iter().map(|range| range.bytes / PAGE_SIZE_2M).sum();
+        let mut ram = Self { layout, chunks: Vec::with_capacity(wanted as usize) };
+        while (ram.chunks.len() as u64) < wanted {
+            let Some(chunk) = Pool.alloc_contiguous(CHUNK_FRAMES, CHUNK_FRAMES) else {
+                return Err(GuestRamError { wanted, found: ram.chunks.len() as u64 });
+            };
+            // SAFETY: the pool gave the frames to us alone, and all of its frames are in the direct map.
+            unsafe { direct::zero(chunk, CHUNK_FRAMES) };
+            ram.chunks.push(chunk);
+        }
+        Ok(ram)
+    }
+
+    /// Maps the RAM into a second stage, every chunk with all rights.
+    ///
+    /// # Errors
+    /// [`MapError`] where no frame is left for tables.
+    pub(crate) fn map_into<F: EntryFormat>(
+        &self,
+        table: &mut PageTable<F>,
+        tables: &mut Tables,
+    ) -> Result<(), MapError> {
+        let pages = self.layout.ranges().into_iter().flat_map(|range| {
+            (0..range.bytes / PAGE_SIZE_2M).map(move |n| range.start.wrapping_add(n * PAGE_SIZE_2M))
+        });
+        for (gpa, &chunk) in pages.zip(&self.chunks) {
+            let (rights, caching) = (Rights::RWX, Caching::WriteBack);
+            let page = PageSize::Size2M;
+            table.map(tables, gpa.raw(), chunk, PAGE_SIZE_2M, rights, caching, page)?;
+        }
+        Ok(())
+    }
+
+    /// The chunk and the offset in it of a guest address.
+    fn locate(&self, gpa: Gpa) -> Option<(Hpa, u64)> {
+        let mut before = 0;
+        for range in self.layout.ranges() {
+            if let Some(offset) = gpa.offset_from(range.start).filter(|&o| o < range.bytes) {
+                let at = before + offset;
+                let chunk = self.chunks.get((at / PAGE_SIZE_2M) as usize)?;
+                return Some((*chunk, at % PAGE_SIZE_2M));
+            }
+            before += range.bytes;
+        }
+        None
+    }
+
+    /// Calls `piece` with each stretch of `[gpa, gpa + bytes)` that is contiguous for the host: its host address, the
+    /// offset of it in the range, and its bytes. Nothing is called where any byte is not RAM.
+    fn for_each_piece(
+        &self,
+        gpa: Gpa,
+        bytes: usize,
+        mut piece: impl FnMut(*mut u8, usize, usize),
+    ) -> Result<(), NoMemory> {
+        // Twice over: the first pass only looks.
+        for touch in [false, true] {
+            let mut done = 0;
+            while done < bytes {
+                let at = gpa.checked_add(done as u64).ok_or(NoMemory(gpa))?;
+                let (chunk, offset) = self.locate(at).ok_or(NoMemory(at))?;
+                let here = (bytes - done).min((PAGE_SIZE_2M - offset) as usize);
+                if touch {
+                    let host = direct::address(chunk).wrapping_add(offset);
+                    piece(host.raw() as *mut u8, done, here);
+                }
+                done += here;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl GuestMemory for GuestRam {
+    fn read(&self, gpa: Gpa, into: &mut [u8]) -> Result<(), NoMemory> {
+        let to = into.as_mut_ptr();
+        self.for_each_piece(gpa, into.len(), |host, offset, bytes| {
+            // SAFETY: `host` has `bytes` of a chunk, which is mapped and owned by `self`; `offset + bytes` lies within
+            // `into`.
+            unsafe { copy(to.add(offset), host, bytes) };
+        })
+    }
+
+    fn write(&self, gpa: Gpa, from: &[u8]) -> Result<(), NoMemory> {
+        self.for_each_piece(gpa, from.len(), |host, offset, bytes| {
+            // SAFETY: as for reading, the other way round.
+            unsafe { copy(host, from.as_ptr().add(offset), bytes) };
+        })
+    }
+}
+
+impl Drop for GuestRam {
+    fn drop(&mut self) {
+        for &chunk in &self.chunks {
+            Pool.free(chunk, CHUNK_FRAMES);
+        }
+    }
+}
+
+/// Copies bytes, one side of which a guest may change meanwhile: by assembly, so that the compiler can assume nothing
+/// about them.
+///
+/// # Safety
+/// Both ranges are mapped, the one at `to` writable and not Rust's own but for the caller's exclusive borrow, and they do
+/// not overlap.
+unsafe fn copy(to: *mut u8, from: *const u8, bytes: usize) {
+    // SAFETY: the ranges are the caller's to answer for; the direction flag is clear by the ABI.
+    unsafe {
+        asm!(
+            "rep movsb",
+            inout("rdi") to => _,
+            inout("rsi") from => _,
+            inout("rcx") bytes => _,
+            options(nostack, preserves_flags),
+        );
+    }
+}
