@@ -18,6 +18,7 @@ mod program;
 mod roots;
 mod step;
 mod sysroot;
+mod tidy;
 mod volume;
 
 fn main() {

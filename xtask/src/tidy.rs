@@ -50,7 +50,14 @@ const CARGO_RUNS: [(&str, &[&str]); 4] = [
     ),
     (
         "clippy, x86_64-unknown-uefi",
-        &["clippy", "--quiet", "--package=boot", "--target=x86_64-unknown-uefi", "--", "-Dwarnings"],
+        &[
+            "clippy",
+            "--quiet",
+            "--package=boot",
+            "--target=x86_64-unknown-uefi",
+            "--",
+            "-Dwarnings",
+        ],
     ),
 ];
 
@@ -92,7 +99,9 @@ fn own_rules(root: &Path) -> Result<Vec<Violation>, String> {
         let name = file.to_string_lossy();
         violations.extend(source::check(&name, &text));
         if let Some(lines) = source::too_long(&name, &text) {
-            eprintln!("note: {name}: {lines} lines without tests; at 500 ask which two rooms it is");
+            eprintln!(
+                "note: {name}: {lines} lines without tests; at 500 ask which two rooms it is"
+            );
         }
     }
     violations.sort();
@@ -105,7 +114,9 @@ fn files(root: &Path) -> Result<Vec<PathBuf>, String> {
         .args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"])
         .current_dir(root)
         .output()
-        .map_err(|error| format!("tidy asks git which files there are, and git does not start: {error}"))?;
+        .map_err(|error| {
+            format!("tidy asks git which files there are, and git does not start: {error}")
+        })?;
     if !listed.status.success() {
         return Err(format!("git ls-files: {}", String::from_utf8_lossy(&listed.stderr).trim()));
     }

@@ -17,13 +17,22 @@ const UNSAFE_ROOMS: &str = include_str!("unsafe_rooms.txt");
 /// What no committed line may hold, in any kind of text: pattern and reason. Each is put together from pieces, so that
 /// this file keeps its own rules.
 static REFUSED: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
-    let notes = format!(r"\b({}|{}|{})\b", ["TO", "DO"].concat(), ["FIX", "ME"].concat(), ["XX", "X"].concat());
+    let notes = format!(
+        r"\b({}|{}|{})\b",
+        ["TO", "DO"].concat(),
+        ["FIX", "ME"].concat(),
+        ["XX", "X"].concat()
+    );
     // A path that begins in somebody's own folder, at the start of a word.
     let folders = ["home", "root", "work", "Users"].join("|");
     let paths = format!(r"(?:^|[^\w./}}\])])/(?:{folders})/\w");
     // Machines that serve packages: which one is used is the business of the machine that fetches.
-    let servers = ["deb", "ftp", "security", "snapshot", "archive", "mirrors?", "static", "index", "registry", "proxy"];
-    let hosts = format!(r"\b(?:{})(?:\.[a-z]{{2}})?\.[a-z0-9-]+\.(?:org|com|net|io)\b", servers.join("|"));
+    let servers = [
+        "deb", "ftp", "security", "snapshot", "archive", "mirrors?", "static", "index", "registry",
+        "proxy",
+    ];
+    let hosts =
+        format!(r"\b(?:{})(?:\.[a-z]{{2}})?\.[a-z0-9-]+\.(?:org|com|net|io)\b", servers.join("|"));
     [
         (notes, "an open end: finish it, or state the limit in docs/limits.md"),
         (paths, "an absolute path of one machine"),
@@ -35,7 +44,8 @@ static REFUSED: LazyLock<Vec<(Regex, &str)>> = LazyLock::new(|| {
 
 /// A comment that is only a rule across the page.
 static BANNER: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"^\s*(?://+!?|#+|/\*+|;+|\*)\s*(?:[=\-*#~_─═]\s?){4,}|^\s*/{5,}").expect("a valid pattern")
+    Regex::new(r"^\s*(?://+!?|#+|/\*+|;+|\*)\s*(?:[=\-*#~_─═]\s?){4,}|^\s*/{5,}")
+        .expect("a valid pattern")
 });
 
 /// The rules that `text`, the file `name`, does not keep.
@@ -82,7 +92,11 @@ impl Found<'_> {
 }
 
 fn check_rust(found: &mut Found<'_>, text: &str) {
-    if !text.lines().find(|line| !line.trim().is_empty()).is_some_and(|line| line.starts_with("//!")) {
+    if !text
+        .lines()
+        .find(|line| !line.trim().is_empty())
+        .is_some_and(|line| line.starts_with("//!"))
+    {
         found.add(1, "no `//!` at the head: say what is here, its key types, its neighbours");
     }
     let tokens: TokenStream = match text.parse() {
@@ -94,13 +108,17 @@ fn check_rust(found: &mut Found<'_>, text: &str) {
     let in_room = rooms().any(|room| is_in(found.file, room));
     if !in_room {
         for (line, _) in &uses {
-            found.add(*line, "`unsafe` outside of the rooms that xtask/src/tidy/unsafe_rooms.txt names");
+            found.add(
+                *line,
+                "`unsafe` outside of the rooms that xtask/src/tidy/unsafe_rooms.txt names",
+            );
         }
         if is_crate_root(found.file)
             && !crate_has_room(found.file)
             && !text.lines().any(|line| line.trim() == "#![forbid(unsafe_code)]")
         {
-            found.add(1, "the crate has no room for `unsafe`: `#![forbid(unsafe_code)]` is missing");
+            found
+                .add(1, "the crate has no room for `unsafe`: `#![forbid(unsafe_code)]` is missing");
         }
     }
     let lines: Vec<&str> = text.lines().collect();
@@ -168,112 +186,4 @@ fn crate_has_room(root_file: &str) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The lines on which `text`, planted as `file`, breaks a rule whose message contains `what`.
-    fn lines(file: &str, text: &str, what: &str) -> Vec<usize> {
-        let violations = check(file, text);
-        assert!(violations.iter().all(|violation| violation.file == file));
-        violations.iter().filter(|found| found.what.contains(what)).map(|found| found.line).collect()
-    }
-
-    const ROOM: &str = "kernel/src/platform/planted.rs";
-
-    #[test]
-    fn a_clean_file_breaks_nothing() {
-        let text = "//! Head.\n\n#![forbid(unsafe_code)]\n\n/// `unsafe` in words, \"in /* strings\".\nfn f() -> &'static str {\n    \"unsafe {\"\n}\n";
-        assert_eq!(check("vmm/src/lib.rs", text), []);
-    }
-
-    #[test]
-    fn unsafe_outside_of_its_rooms_is_refused() {
-        let text = "//! Head.\n// SAFETY: no reason helps here.\nfn f() { unsafe { g() } }\n";
-        assert_eq!(lines("vmm/src/planted.rs", text, "outside of the rooms"), [3]);
-        assert_eq!(lines(ROOM, text, "outside of the rooms"), []);
-        assert_eq!(lines("vmm/vcpu/src/vmx/entry.rs", text, "outside"), []);
-        assert_eq!(lines("vmm/vcpu/src/vmx/exit.rs", text, "outside"), [3]);
-        let attribute = "//! Head.\n#[unsafe(no_mangle)]\nfn f() {}\n";
-        assert_eq!(lines("vmm/src/planted.rs", attribute, "outside"), [2]);
-    }
-
-    #[test]
-    fn an_unexplained_unsafe_block_is_refused() {
-        let bare = "//! Head.\nfn f() {\n    let x = 1;\n    unsafe { g(x) }\n}\nunsafe impl Send for A {}\n";
-        assert_eq!(lines(ROOM, bare, "without `// SAFETY:`"), [4, 6]);
-        let explained = "//! Head.\nfn f() {\n    // SAFETY: it holds\n    // because of this.\n    let x =\n        unsafe { g(x) };\n}\n// SAFETY: so.\nunsafe impl Send for A {}\n";
-        assert_eq!(lines(ROOM, explained, "SAFETY"), []);
-        let another = "//! Head.\nfn f() {\n    // SAFETY: only the first.\n    unsafe { g() };\n    unsafe { g() };\n}\n";
-        assert_eq!(lines(ROOM, another, "SAFETY"), [5]);
-        let declared = "//! Head.\nunsafe fn f() {}\nunsafe extern \"C\" {}\n";
-        assert_eq!(lines(ROOM, declared, "SAFETY"), []);
-    }
-
-    #[test]
-    fn a_crate_without_a_room_must_forbid_unsafe() {
-        assert_eq!(lines("iommu/src/lib.rs", "//! Head.\n", "forbid"), [1]);
-        assert_eq!(lines("iommu/src/lib.rs", "//! Head.\n#![forbid(unsafe_code)]\n", "forbid"), []);
-        assert_eq!(lines("vmm/vcpu/src/lib.rs", "//! Head.\n", "forbid"), []);
-    }
-
-    #[test]
-    fn a_module_without_a_head_is_refused() {
-        assert_eq!(lines("vmm/src/planted.rs", "\nuse a::b;\n//! late\n", "no `//!`"), [1]);
-        assert_eq!(lines("vmm/src/planted.rs", "", "no `//!`"), [1]);
-        assert_eq!(lines("planted.sh", "echo\n", "no `//!`"), []);
-    }
-
-    #[test]
-    fn open_ends_are_refused_in_every_kind_of_file() {
-        for word in [["TO", "DO"].concat(), ["FIX", "ME"].concat()] {
-            let text = format!("//! Head.\n// {word}: later\n");
-            assert_eq!(lines("vmm/src/planted.rs", &text, "an open end"), [2]);
-            assert_eq!(lines("docs/planted.md", &text, "an open end"), [2]);
-        }
-        assert_eq!(lines("docs/planted.md", "todos, METHODOLOGY\n", "an open end"), []);
-    }
-
-    #[test]
-    fn paths_and_package_servers_of_one_machine_are_refused() {
-        for path in ["/ho", "/ro", "/wo"].map(|start| match start {
-            "/ho" => start.to_owned() + "me/someone",
-            "/ro" => start.to_owned() + "ot/x",
-            _ => start.to_owned() + "rk/x",
-        }) {
-            assert_eq!(lines("planted.toml", &format!("a = \"{path}\"\n"), "absolute path"), [1]);
-            assert_eq!(lines("planted.toml", &format!("a = \"{{x}}{path} tests{path}\"\n"), "absolute path"), []);
-        }
-        for host in [["deb", "debian.org"], ["ftp.de", "debian.org"], ["static", "crates.io"]] {
-            assert_eq!(lines("planted.sh", &format!("get https://{}\n", host.join(".")), "package server"), [1]);
-        }
-        assert_eq!(lines("planted.md", "https://m.example/debian doc.rust-lang.org\n", "package server"), []);
-    }
-
-    #[test]
-    fn banners_are_refused() {
-        let rule = "=".repeat(8);
-        for text in [format!("// {rule}\n"), format!("# {rule} part\n"), "//".to_owned() + &"/".repeat(6) + "\n", format!("/* {rule} */\n")] {
-            assert_eq!(lines("planted.rs", &format!("//! Head.\n{text}"), "a banner"), [2], "{text}");
-        }
-        for text in ["// a - b -- c\n", "/// ----> x\n", "#!/bin/sh\n", "# one\n"] {
-            let _ = text;
-        }
-        assert_eq!(lines("planted.sh", "#!/bin/sh\n# one - two\nx=$((a - - - -b))\n", "a banner"), []);
-        assert_eq!(lines("docs/planted.md", "## ----\n", "a banner"), []);
-    }
-
-    #[test]
-    fn long_files_are_noticed_but_not_their_tests_or_layouts() {
-        let long = "x\n".repeat(501);
-        assert_eq!(too_long("vmm/src/planted.rs", &long), Some(501));
-        assert_eq!(too_long("vmm/src/planted.rs", &"x\n".repeat(500)), None);
-        assert_eq!(too_long("vmm/src/planted.rs", &format!("x\n#[cfg(test)]\n{long}")), None);
-        assert_eq!(too_long("vmm/spec/src/planted.rs", &long), None);
-        assert_eq!(too_long("vmm/src/planted/tests.rs", &long), None);
-    }
-
-    #[test]
-    fn what_is_not_rust_is_said_with_its_line() {
-        assert_eq!(lines("vmm/src/planted.rs", "//! Head.\nfn f() {\n", "not Rust").len(), 1);
-    }
-}
+mod tests;
