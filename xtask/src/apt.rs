@@ -43,7 +43,9 @@ impl Archive {
         }
         if !Path::new(KEYRING).exists() {
             return Err(advise(
-                format!("cannot fetch {what}: {KEYRING}, by which Debian's packages are checked, is missing"),
+                format!(
+                    "cannot fetch {what}: {KEYRING}, by which Debian's packages are checked, is missing"
+                ),
                 format!("install debian-archive-keyring, or {}", crate::roots::OWN_FILES),
             ));
         }
@@ -57,8 +59,10 @@ impl Archive {
         if base != suite {
             suites.push(suite);
         }
-        let sources: String =
-            suites.iter().map(|suite| format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n")).collect();
+        let sources: String = suites
+            .iter()
+            .map(|suite| format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n"))
+            .collect();
         write(&dir.join("sources.list"), &sources)?;
         write(&dir.join("status"), "")?;
         write(&dir.join("apt.conf"), &configuration(dir))?;
@@ -71,26 +75,46 @@ impl Archive {
     pub(crate) fn resolve(&self, names: &[&str]) -> Result<Vec<Package>, String> {
         let mut arguments = vec!["-y", "--print-uris", "install"];
         arguments.extend(names);
-        let output = process::run(&mut self.apt_get(&arguments), LIMIT, |_| {})?
-            .success(format!("cannot fetch {}: apt-get finds no way to install {}", self.what, names.join(" ")))?;
+        let output =
+            process::run(&mut self.apt_get(&arguments), LIMIT, |_| {})?.success(format!(
+                "cannot fetch {}: apt-get finds no way to install {}",
+                self.what,
+                names.join(" ")
+            ))?;
         Ok(output.lines().filter_map(parse_uri).collect())
     }
 
     /// Fetches packages and hands the file of each to `unpack`.
-    pub(crate) fn unpack(&self, packages: &[Package], mut unpack: impl FnMut(&Path) -> Result<(), String>) -> Result<(), String> {
-        let megabytes = packages.iter().map(|package| package.bytes).sum::<u64>().div_ceil(1_000_000);
-        let wanted: Vec<String> = packages.iter().map(|package| format!("{}={}", package.name, package.version)).collect();
+    pub(crate) fn unpack(
+        &self,
+        packages: &[Package],
+        mut unpack: impl FnMut(&Path) -> Result<(), String>,
+    ) -> Result<(), String> {
+        let megabytes =
+            packages.iter().map(|package| package.bytes).sum::<u64>().div_ceil(1_000_000);
+        let wanted: Vec<String> = packages
+            .iter()
+            .map(|package| format!("{}={}", package.name, package.version))
+            .collect();
         let mut arguments = vec!["download"];
         arguments.extend(wanted.iter().map(String::as_str));
         self.fetch(&arguments, &format!("{megabytes} MB"))?;
-        let files = fs::read_dir(self.downloads()).explain(|| format!("cannot read {}", self.downloads().display()))?;
+        let files = fs::read_dir(self.downloads())
+            .explain(|| format!("cannot read {}", self.downloads().display()))?;
         let mut count = 0;
-        for file in files.flatten().filter(|file| file.path().extension().is_some_and(|extension| extension == "deb")) {
+        for file in files
+            .flatten()
+            .filter(|file| file.path().extension().is_some_and(|extension| extension == "deb"))
+        {
             unpack(&file.path())?;
             count += 1;
         }
         if count != packages.len() {
-            return Err(format!("cannot fetch {}: {count} of {} packages arrived", self.what, packages.len()));
+            return Err(format!(
+                "cannot fetch {}: {count} of {} packages arrived",
+                self.what,
+                packages.len()
+            ));
         }
         Ok(())
     }
@@ -101,7 +125,10 @@ impl Archive {
 
     fn apt_get(&self, arguments: &[&str]) -> Command {
         let mut command = process::leashed("apt-get");
-        command.env("APT_CONFIG", self.dir.join("apt.conf")).env("LC_ALL", "C").current_dir(self.downloads());
+        command
+            .env("APT_CONFIG", self.dir.join("apt.conf"))
+            .env("LC_ALL", "C")
+            .current_dir(self.downloads());
         command.args(["-qq", "-t", &self.suite]).args(arguments);
         command
     }
@@ -130,7 +157,11 @@ pub(crate) fn require(program: &str, what: &str) -> Result<(), String> {
     }
     Err(advise(
         format!("cannot fetch {what}: the program {program} is missing"),
-        format!("use a Debian machine or install {}, or {}", if program == "dpkg-deb" { "dpkg" } else { "apt" }, crate::roots::OWN_FILES),
+        format!(
+            "use a Debian machine or install {}, or {}",
+            if program == "dpkg-deb" { "dpkg" } else { "apt" },
+            crate::roots::OWN_FILES
+        ),
     ))
 }
 
@@ -140,7 +171,9 @@ fn progress_bar(message: String) -> ProgressBar {
     if bar.is_hidden() {
         eprintln!("fetching {message}");
     }
-    if let Ok(style) = ProgressStyle::with_template("fetching {msg} [{bar:30}] {percent}% {elapsed}") {
+    if let Ok(style) =
+        ProgressStyle::with_template("fetching {msg} [{bar:30}] {percent}% {elapsed}")
+    {
         bar.set_style(style.progress_chars("=> "));
     }
     bar.set_message(message);
@@ -177,7 +210,9 @@ Acquire::https::Timeout "20";
 
 /// The mirror of Debian: `$KERF_DEBIAN_MIRROR`, else the one that the host's own apt uses.
 fn mirror(what: &str) -> Result<String, String> {
-    if let Some(mirror) = std::env::var("KERF_DEBIAN_MIRROR").ok().filter(|mirror| !mirror.is_empty()) {
+    if let Some(mirror) =
+        std::env::var("KERF_DEBIAN_MIRROR").ok().filter(|mirror| !mirror.is_empty())
+    {
         return Ok(mirror);
     }
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
@@ -239,7 +274,8 @@ mod tests {
     #[test]
     fn a_package_is_read_from_its_address_line() {
         let line = "'http://m/pool/libattr1_2.5.1-4_amd64.deb' libattr1_1%3a2.5.1-4_amd64.deb 22164 MD5Sum:52fe";
-        let package = Package { name: "libattr1".into(), version: "1:2.5.1-4".into(), bytes: 22164 };
+        let package =
+            Package { name: "libattr1".into(), version: "1:2.5.1-4".into(), bytes: 22164 };
         assert_eq!(parse_uri(line), Some(package));
         assert_eq!(parse_uri("dlstatus:1:100.0000:Retrieving file 1 of 1"), None);
     }

@@ -36,7 +36,9 @@ pub(crate) fn build_guests(root: &Path) -> Result<BTreeMap<String, PathBuf>, Str
 }
 
 fn binary(root: &Path, name: &str, target: &str) -> Result<PathBuf, String> {
-    package(root, name, target)?.remove(name).explain(|| format!("package {name} has no program {name}"))
+    package(root, name, target)?
+        .remove(name)
+        .explain(|| format!("package {name} has no program {name}"))
 }
 
 /// Builds a package: its programs by name.
@@ -52,11 +54,13 @@ fn package(root: &Path, name: &str, target: &str) -> Result<BTreeMap<String, Pat
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .stdout(Stdio::piped());
     eprintln!("building {name}");
-    let mut child = command.spawn().explain(|| format!("cannot start {:?}", command.get_program()))?;
+    let mut child =
+        command.spawn().explain(|| format!("cannot start {:?}", command.get_program()))?;
     let output = child.stdout.take().explain(|| "cargo has no output")?;
     let mut programs = BTreeMap::new();
     for message in Message::parse_stream(std::io::BufReader::new(output)) {
-        if let Message::CompilerArtifact(artefact) = message.explain(|| "cannot read cargo's messages")?
+        if let Message::CompilerArtifact(artefact) =
+            message.explain(|| "cannot read cargo's messages")?
             && let Some(path) = artefact.executable
         {
             programs.insert(artefact.target.name, path.into_std_path_buf());

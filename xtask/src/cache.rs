@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use crate::debris::Debris;
 use crate::explain::{Explain as _, advise};
 
 /// The longest that another xtask's work on the same entry is waited for.
@@ -25,18 +26,29 @@ impl Cache {
     /// # Errors
     /// No home, or the directory cannot be made.
     pub(crate) fn open() -> Result<Self, String> {
-        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        let set = |name: &str| {
+            std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+        };
         let root = set("KERF_CACHE")
             .or_else(|| set("XDG_CACHE_HOME").map(|cache| cache.join("kerf")))
             .or_else(|| set("HOME").map(|home| home.join(".cache/kerf")))
-            .explain(|| advise("there is no HOME to keep fetched files under", "set KERF_CACHE to a directory"))?;
+            .explain(|| {
+                advise(
+                    "there is no HOME to keep fetched files under",
+                    "set KERF_CACHE to a directory",
+                )
+            })?;
         Self::at(&root)
     }
 
     /// The cache in the directory `root`, which is made.
     pub(crate) fn at(root: &Path) -> Result<Self, String> {
-        fs::create_dir_all(root)
-            .explain(|| advise(format!("cannot make the cache {}", root.display()), "set KERF_CACHE to another directory"))?;
+        fs::create_dir_all(root).explain(|| {
+            advise(
+                format!("cannot make the cache {}", root.display()),
+                "set KERF_CACHE to another directory",
+            )
+        })?;
         let root = root.canonicalize().explain(|| format!("cache {}", root.display()))?;
         Ok(Self { root })
     }
@@ -45,7 +57,12 @@ impl Cache {
     ///
     /// # Errors
     /// What `make` reports; nothing is left of the attempt.
-    pub(crate) fn entry(&self, name: &str, want: &str, make: impl FnOnce(&Path) -> Result<(), String>) -> Result<PathBuf, String> {
+    pub(crate) fn entry(
+        &self,
+        name: &str,
+        want: &str,
+        make: impl FnOnce(&Path) -> Result<(), String>,
+    ) -> Result<PathBuf, String> {
         let entry = self.root.join(name);
         if is_made(&entry, want) {
             return Ok(entry);
@@ -59,9 +76,12 @@ impl Cache {
         // The lock is ours: whatever has these names was left by an xtask that was killed.
         remove(&half)?;
         remove(&old)?;
+        let _debris = Debris::new(&half);
         fs::create_dir_all(&half).explain(|| format!("cannot make {}", half.display()))?;
-        let made = make(&half)
-            .and_then(|()| fs::write(half.join(STAMP), want).explain(|| format!("cannot write {}", half.join(STAMP).display())));
+        let made = make(&half).and_then(|()| {
+            fs::write(half.join(STAMP), want)
+                .explain(|| format!("cannot write {}", half.join(STAMP).display()))
+        });
         if let Err(error) = made {
             remove(&half)?;
             return Err(error);
@@ -87,7 +107,8 @@ impl Cache {
         let path = dir.path().join("lock");
         let lock = File::create(&path).explain(|| format!("cannot make {}", path.display()))?;
         lock.lock().explain(|| format!("cannot lock {}", path.display()))?;
-        Ok(Scratch { dir, _lock: lock })
+        let debris = Debris::new(dir.path());
+        Ok(Scratch { dir, _debris: debris, _lock: lock })
     }
 
     fn lock(&self, name: &str) -> Result<File, String> {
@@ -98,10 +119,16 @@ impl Cache {
         loop {
             match file.try_lock() {
                 Ok(()) => return Ok(file),
-                Err(TryLockError::Error(error)) => return Err(format!("cannot lock {}: {error}", path.display())),
+                Err(TryLockError::Error(error)) => {
+                    return Err(format!("cannot lock {}: {error}", path.display()));
+                }
                 Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
                     return Err(advise(
-                        format!("another cargo xtask has held {} for {} minutes", path.display(), LOCK_PATIENCE.as_secs() / 60),
+                        format!(
+                            "another cargo xtask has held {} for {} minutes",
+                            path.display(),
+                            LOCK_PATIENCE.as_secs() / 60
+                        ),
                         "end it, then try again",
                     ));
                 }
@@ -121,6 +148,7 @@ impl Cache {
 #[derive(Debug)]
 pub(crate) struct Scratch {
     dir: tempfile::TempDir,
+    _debris: Debris,
     _lock: File,
 }
 
@@ -132,7 +160,8 @@ impl Scratch {
 
 /// Writes a file whole or not at all: under another name first, then renamed.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), String> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(parent)?;
         let mut file = tempfile::NamedTempFile::new_in(parent)?;
@@ -149,7 +178,9 @@ fn is_made(entry: &Path, want: &str) -> bool {
 
 fn remove(path: &Path) -> Result<(), String> {
     match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("cannot remove {}: {error}", path.display())),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("cannot remove {}: {error}", path.display()))
+        }
         _ => Ok(()),
     }
 }
@@ -162,7 +193,8 @@ fn rename(from: &Path, to: &Path) -> Result<(), String> {
 fn sweep(parent: &Path) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
-        let is_in_use = File::open(entry.path().join("lock")).is_ok_and(|lock| lock.try_lock().is_err());
+        let is_in_use =
+            File::open(entry.path().join("lock")).is_ok_and(|lock| lock.try_lock().is_err());
         if !is_in_use {
             let _ = fs::remove_dir_all(entry.path());
         }
@@ -198,7 +230,11 @@ mod tests {
     #[test]
     fn a_failed_entry_leaves_nothing_and_keeps_the_old_one() {
         let (dir, cache) = cache();
-        cache.entry("thing", "1", |dir| fs::write(dir.join("file"), "old").map_err(|error| error.to_string())).unwrap();
+        cache
+            .entry("thing", "1", |dir| {
+                fs::write(dir.join("file"), "old").map_err(|error| error.to_string())
+            })
+            .unwrap();
         let error = cache.entry("thing", "2", |dir| {
             fs::write(dir.join("file"), "half").unwrap();
             Err("no network".into())

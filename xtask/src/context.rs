@@ -82,7 +82,10 @@ impl Context {
             self.sysroot()?;
             artefacts::build_guests(&self.root)
         })?;
-        guests.get(name).map(PathBuf::as_path).explain(|| format!("tests/guests has no program {name}"))
+        guests
+            .get(name)
+            .map(PathBuf::as_path)
+            .explain(|| format!("tests/guests has no program {name}"))
     }
 
     /// Debian's Linux and busybox.
@@ -96,7 +99,12 @@ impl Context {
     }
 
     /// Starts a machine from a boot volume.
-    pub(crate) fn launch(&self, kind: BedKind, volume: &Volume, machine: &Machine) -> Result<bed::Session, String> {
+    pub(crate) fn launch(
+        &self,
+        kind: BedKind,
+        volume: &Volume,
+        machine: &Machine,
+    ) -> Result<bed::Session, String> {
         let bed = self.bed(kind)?;
         let scratch = self.cache.scratch()?;
         let path = scratch.path().join("disk.img");
@@ -110,7 +118,8 @@ impl Context {
     /// What could not be prepared or started. How the guest ended, well or not, is the [`Outcome`]'s to say.
     pub(crate) fn trial(&self, kind: BedKind, trial: Trial) -> Result<Outcome, String> {
         let session = self.launch(kind, &trial.volume, &trial.machine)?;
-        let limits = Limits { expect: trial.expect, typed: trial.typed, timeout: Some(trial.timeout) };
+        let limits =
+            Limits { expect: trial.expect, typed: trial.typed, timeout: Some(trial.timeout) };
         Ok(bed::judge(session, limits, |_| Some(Vec::new())))
     }
 }

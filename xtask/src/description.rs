@@ -50,8 +50,14 @@ impl Description {
                     continue;
                 }
                 let file = folder.join(name);
-                let bytes = fs::read(&file)
-                    .map_err(|error| format!("{}: VM {:?} needs {}: {error}", path.display(), vm.name, file.display()))?;
+                let bytes = fs::read(&file).map_err(|error| {
+                    format!(
+                        "{}: VM {:?} needs {}: {error}",
+                        path.display(),
+                        vm.name,
+                        file.display()
+                    )
+                })?;
                 files.push((name.clone(), bytes));
             }
         }
@@ -138,8 +144,15 @@ mod tests {
     fn a_missing_file_is_named_with_who_names_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("kerf.toml");
-        fs::write(&path, "version = 1\n[[vm]]\nname = \"one\"\nmemory = \"64M\"\nkernel = \"gone\"\n").unwrap();
+        fs::write(
+            &path,
+            "version = 1\n[[vm]]\nname = \"one\"\nmemory = \"64M\"\nkernel = \"gone\"\n",
+        )
+        .unwrap();
         let error = Description::read(&path).unwrap_err();
-        assert!(error.contains("kerf.toml") && error.contains("\"one\"") && error.contains("gone"), "{error}");
+        assert!(
+            error.contains("kerf.toml") && error.contains("\"one\"") && error.contains("gone"),
+            "{error}"
+        );
     }
 }

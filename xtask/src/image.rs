@@ -31,7 +31,11 @@ pub(crate) fn write(volume: &Volume, path: &Path) -> Result<(), String> {
 /// The bytes of the image.
 fn format(volume: &Volume) -> Result<Vec<u8>, String> {
     let cluster = cluster_bytes(volume.bytes());
-    let mut disk = Cursor::new(vec![0; usize::try_from(disk_bytes(volume, cluster)).explain(|| "the image is too large")?]);
+    let mut disk = Cursor::new(vec![
+        0;
+        usize::try_from(disk_bytes(volume, cluster))
+            .explain(|| "the image is too large")?
+    ]);
     let options = FormatVolumeOptions::new()
         .fat_type(FatType::Fat32)
         .bytes_per_cluster(cluster)
@@ -41,15 +45,21 @@ fn format(volume: &Volume) -> Result<Vec<u8>, String> {
         .volume_label(*b"KERF       ");
     fatfs::format_volume(&mut disk, options).explain(|| "cannot make the boot volume")?;
     // Without its chrono feature fatfs knows no time: the same contents are the same image.
-    let filesystem = FileSystem::new(&mut disk, FsOptions::new()).explain(|| "cannot make the boot volume")?;
+    let filesystem =
+        FileSystem::new(&mut disk, FsOptions::new()).explain(|| "cannot make the boot volume")?;
     for (name, bytes) in volume.files() {
-        add(&filesystem, name, bytes).explain(|| format!("cannot put {name} on the boot volume"))?;
+        add(&filesystem, name, bytes)
+            .explain(|| format!("cannot put {name} on the boot volume"))?;
     }
     filesystem.unmount().explain(|| "cannot finish the boot volume")?;
     Ok(disk.into_inner())
 }
 
-fn add(filesystem: &FileSystem<&mut Cursor<Vec<u8>>>, name: &str, bytes: &[u8]) -> std::io::Result<()> {
+fn add(
+    filesystem: &FileSystem<&mut Cursor<Vec<u8>>>,
+    name: &str,
+    bytes: &[u8],
+) -> std::io::Result<()> {
     let root = filesystem.root_dir();
     for (at, _) in name.match_indices('/') {
         root.create_dir(&name[..at])?;

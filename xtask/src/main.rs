@@ -2,13 +2,14 @@
 //! they print is each a module of its own.
 
 #![forbid(unsafe_code)]
-#![allow(dead_code)]
 
 mod apt;
 mod artefacts;
 mod bed;
 mod cache;
+mod cli;
 mod context;
+mod debris;
 mod description;
 mod explain;
 mod image;
@@ -16,22 +17,54 @@ mod initrd;
 mod process;
 mod program;
 mod roots;
+mod run;
 mod step;
+mod suite;
 mod sysroot;
+mod terminal;
+mod test;
 mod tidy;
 mod volume;
 
-fn main() {
-    let context = context::Context::new().unwrap();
-    let mut a = std::env::args().skip(1);
-    let kind = if a.next().as_deref() == Some("bochs") { bed::BedKind::Bochs } else { bed::BedKind::Qemu };
-    let linux = context.linux().unwrap();
-    let mut volume = volume::Volume::new(std::fs::read(a.next().unwrap_or(linux.kernel.display().to_string())).unwrap(), vec![1;3], "");
-    volume.seal();
-    let icount = std::env::var("ICOUNT").is_ok();
-    let machine = bed::Machine { memory_mib: 512, cpus: 1, icount, count_entries: true };
-    let session = context.launch(kind, &volume, &machine).unwrap();
-    let limits = bed::Limits { expect: Some(regex::bytes::Regex::new(&std::env::var("EXPECT").unwrap_or("nothing".into())).unwrap()), typed: vec![], timeout: Some(std::time::Duration::from_secs(60)) };
-    let outcome = bed::judge(session, limits, |b| { print!("{}", String::from_utf8_lossy(b)); Some(vec![]) });
-    println!("{}\nentries {:?} debug {}", outcome.describe(), outcome.entries, String::from_utf8_lossy(&outcome.debug));
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::Parser as _;
+
+use crate::cli::{Cli, Command};
+use crate::context::Context;
+use crate::explain::Explain as _;
+
+fn main() -> ExitCode {
+    match carry_out(&Cli::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            if !error.is_empty() {
+                eprintln!("error: {error}");
+            }
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn carry_out(cli: &Cli) -> Result<(), String> {
+    // A signal that ends this process ends the emulators too: they are on its leash.
+    ctrlc::set_handler(|| {
+        terminal::restore();
+        debris::clear();
+        std::process::exit(130);
+    })
+    .explain(|| "cannot handle signals")?;
+    let context = Context::new()?;
+    match &cli.command {
+        Command::Run(options) => run::run(&context, options),
+        Command::Image(options) => run::write_image(&context, options),
+        Command::Test(options) => {
+            let context = Arc::new(context);
+            let steps = suite::steps(&context);
+            test::run(context, options, steps)
+        }
+        Command::Tidy => context.sysroot().and_then(|()| tidy::run(&context.root)),
+        Command::Sysroot => context.sysroot(),
+    }
 }

@@ -28,9 +28,10 @@ pub(crate) fn leashed(program: impl AsRef<OsStr>) -> Command {
 /// Says so where `setpriv` itself is missing.
 pub(crate) fn spawn(command: &mut Command) -> Result<std::process::Child, String> {
     command.spawn().map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => {
-            advise("cannot find the program setpriv, which ties the emulator's life to ours", "install util-linux")
-        }
+        std::io::ErrorKind::NotFound => advise(
+            "cannot find the program setpriv, which ties the emulator's life to ours",
+            "install util-linux",
+        ),
         _ => format!("cannot start {:?}: {error}", command.get_program()),
     })
 }
@@ -59,7 +60,11 @@ impl Finished {
 ///
 /// # Errors
 /// It cannot be started, or lasts too long.
-pub(crate) fn run(command: &mut Command, limit: Duration, mut line: impl FnMut(&str)) -> Result<Finished, String> {
+pub(crate) fn run(
+    command: &mut Command,
+    limit: Duration,
+    mut line: impl FnMut(&str),
+) -> Result<Finished, String> {
     let mut child = command
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -96,7 +101,11 @@ pub(crate) fn run(command: &mut Command, limit: Duration, mut line: impl FnMut(&
             Err(mpsc::RecvTimeoutError::Timeout) => {
                 let _ = child.kill();
                 let _ = child.wait();
-                return Err(format!("{:?} has not finished within {} s", command.get_program(), limit.as_secs()));
+                return Err(format!(
+                    "{:?} has not finished within {} s",
+                    command.get_program(),
+                    limit.as_secs()
+                ));
             }
         }
     }
@@ -109,7 +118,10 @@ pub(crate) fn run(command: &mut Command, limit: Duration, mut line: impl FnMut(&
 ///
 /// # Errors
 /// It had to be killed, or cannot be waited for.
-pub(crate) fn wait(child: &mut std::process::Child, deadline: Instant) -> Result<ExitStatus, String> {
+pub(crate) fn wait(
+    child: &mut std::process::Child,
+    deadline: Instant,
+) -> Result<ExitStatus, String> {
     loop {
         if let Some(status) = child.try_wait().explain(|| "cannot wait for a process")? {
             return Ok(status);
@@ -139,7 +151,9 @@ mod tests {
     fn a_leashed_process_dies_with_the_thread_that_started_it() {
         let start = || {
             let mut command = leashed("sh");
-            let mut child = spawn(command.args(["-c", "echo up; exec sleep 60"]).stdout(Stdio::piped())).unwrap();
+            let mut child =
+                spawn(command.args(["-c", "echo up; exec sleep 60"]).stdout(Stdio::piped()))
+                    .unwrap();
             // The leash is on once the command itself runs.
             let mut line = String::new();
             BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();

@@ -30,7 +30,10 @@ impl Program {
     /// # Errors
     /// The root has no such program.
     pub(crate) fn private(root: &Path, name: &str) -> Result<Self, String> {
-        let path = ["usr/bin", "usr/sbin", "bin"].iter().map(|dir| root.join(dir).join(name)).find(|path| path.exists());
+        let path = ["usr/bin", "usr/sbin", "bin"]
+            .iter()
+            .map(|dir| root.join(dir).join(name))
+            .find(|path| path.exists());
         let path = path.explain(|| format!("{} has no program {name}", root.display()))?;
         Ok(Self { root: Some(root.into()), path, environment: Vec::new(), arguments: Vec::new() })
     }
@@ -60,7 +63,8 @@ impl Program {
                 let library = root.join("usr/lib/x86_64-linux-gnu");
                 let old = root.join("lib/x86_64-linux-gnu");
                 let name = "ld-linux-x86-64.so.2";
-                let loader = [&library, &old].iter().map(|dir| dir.join(name)).find(|path| path.exists());
+                let loader =
+                    [&library, &old].iter().map(|dir| dir.join(name)).find(|path| path.exists());
                 let mut paths = OsString::new();
                 for path in [&library, &old, &library.join("pulseaudio")] {
                     paths.push(path);
@@ -80,7 +84,8 @@ impl Program {
 
     /// What it prints, on both its streams, when started with `arguments`.
     pub(crate) fn ask(&self, arguments: &[&str]) -> Result<String, String> {
-        let finished = process::run(self.command().args(arguments), Duration::from_secs(60), |_| {})?;
+        let finished =
+            process::run(self.command().args(arguments), Duration::from_secs(60), |_| {})?;
         Ok(finished.stdout + &finished.stderr)
     }
 }
@@ -105,7 +110,10 @@ mod tests {
 
     #[test]
     fn a_version_is_found_in_what_emulators_print() {
-        assert_eq!(find_version("QEMU emulator version 11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)"), Some((11, 1)));
+        assert_eq!(
+            find_version("QEMU emulator version 11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)"),
+            Some((11, 1))
+        );
         assert_eq!(find_version("      Bochs x86 Emulator 3.0\n  Built from"), Some((3, 0)));
         assert_eq!(find_version("no number here. 7"), None);
     }

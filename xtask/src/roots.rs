@@ -11,8 +11,7 @@ use crate::process;
 use crate::sysroot::extract;
 
 /// Advice for machines that cannot fetch.
-pub(crate) const OWN_FILES: &str =
-    "name files of your own with KERF_QEMU, KERF_BOCHS, KERF_OVMF, KERF_BOCHS_OVMF, KERF_LINUX, KERF_BUSYBOX";
+pub(crate) const OWN_FILES: &str = "name files of your own with KERF_QEMU, KERF_BOCHS, KERF_OVMF, KERF_BOCHS_OVMF, KERF_LINUX, KERF_BUSYBOX";
 
 /// A private root and what goes into it.
 struct Root {
@@ -101,13 +100,17 @@ pub(crate) fn ovmf(cache: &Cache) -> Result<PathBuf, String> {
 
 /// The UEFI firmware for Bochs, of 2 MiB, or `$KERF_BOCHS_OVMF`.
 pub(crate) fn bochs_ovmf(cache: &Cache) -> Result<PathBuf, String> {
-    let path = own("KERF_BOCHS_OVMF", || Ok(BOCHS_OVMF.fetch(cache)?.join("usr/share/ovmf/OVMF.fd")))?;
+    let path =
+        own("KERF_BOCHS_OVMF", || Ok(BOCHS_OVMF.fetch(cache)?.join("usr/share/ovmf/OVMF.fd")))?;
     let bytes = fs::metadata(&path).explain(|| path.display().to_string())?.len();
     if bytes == 2 << 20 {
         return Ok(path);
     }
     Err(advise(
-        format!("{}: Bochs needs a firmware of exactly 2 MiB, and this one has {bytes} bytes", path.display()),
+        format!(
+            "{}: Bochs needs a firmware of exactly 2 MiB, and this one has {bytes} bytes",
+            path.display()
+        ),
         "set KERF_BOCHS_OVMF to the OVMF.fd of Debian 12's package ovmf",
     ))
 }
@@ -116,11 +119,15 @@ pub(crate) fn bochs_ovmf(cache: &Cache) -> Result<PathBuf, String> {
 pub(crate) fn linux(cache: &Cache) -> Result<Linux, String> {
     let kernel = own("KERF_LINUX", || {
         let boot = LINUX.fetch(cache)?.join("boot");
-        first_with_prefix(&boot, "vmlinuz-6.12").explain(|| format!("no vmlinuz-6.12 in {}", boot.display()))
+        first_with_prefix(&boot, "vmlinuz-6.12")
+            .explain(|| format!("no vmlinuz-6.12 in {}", boot.display()))
     })?;
     let busybox = own("KERF_BUSYBOX", || {
         let root = LINUX.fetch(cache)?;
-        let path = ["bin/busybox", "usr/bin/busybox"].iter().map(|name| root.join(name)).find(|path| path.exists());
+        let path = ["bin/busybox", "usr/bin/busybox"]
+            .iter()
+            .map(|name| root.join(name))
+            .find(|path| path.exists());
         path.explain(|| format!("no busybox in {}", root.display()))
     })?;
     Ok(Linux { kernel, busybox })
@@ -128,13 +135,17 @@ pub(crate) fn linux(cache: &Cache) -> Result<Linux, String> {
 
 /// The file that the variable `name` names, else what `fetch` finds.
 fn own(name: &str, fetch: impl FnOnce() -> Result<PathBuf, String>) -> Result<PathBuf, String> {
-    let Some(path) = std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from) else {
+    let Some(path) = std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from)
+    else {
         return fetch();
     };
     if path.is_file() {
         return path.canonicalize().explain(|| path.display().to_string());
     }
-    Err(advise(format!("{name}: no such file: {}", path.display()), format!("correct or unset {name}")))
+    Err(advise(
+        format!("{name}: no such file: {}", path.display()),
+        format!("correct or unset {name}"),
+    ))
 }
 
 fn first_with_prefix(dir: &Path, prefix: &str) -> Option<PathBuf> {
@@ -162,11 +173,17 @@ impl Root {
         match &self.take {
             Take::All => archive.unpack(&packages, |deb| unpack(deb, dir))?,
             Take::Only { names, members } => {
-                let is_wanted = |package: &Package| names.iter().any(|name| package.name.starts_with(name));
+                let is_wanted =
+                    |package: &Package| names.iter().any(|name| package.name.starts_with(name));
                 let packages: Vec<Package> = packages.into_iter().filter(is_wanted).collect();
                 if packages.len() != names.len() {
                     return Err(advise(
-                        format!("cannot fetch {}: {} does not have {} any more", self.what, self.suite, names.join(" and ")),
+                        format!(
+                            "cannot fetch {}: {} does not have {} any more",
+                            self.what,
+                            self.suite,
+                            names.join(" and ")
+                        ),
                         OWN_FILES,
                     ));
                 }
@@ -176,7 +193,8 @@ impl Root {
         for unused in [".apt", "usr/share/doc", "usr/share/man", "usr/share/locale"] {
             let path = dir.join(unused);
             if path.exists() {
-                fs::remove_dir_all(&path).explain(|| format!("cannot remove {}", path.display()))?;
+                fs::remove_dir_all(&path)
+                    .explain(|| format!("cannot remove {}", path.display()))?;
             }
         }
         Ok(())
@@ -186,17 +204,24 @@ impl Root {
 fn unpack(deb: &Path, dir: &Path) -> Result<(), String> {
     let mut command = process::leashed("dpkg-deb");
     command.arg("-x").arg(deb).arg(dir);
-    process::run(&mut command, UNPACK_LIMIT, |_| {})?.success(format!("cannot unpack {}", deb.display())).map(|_| ())
+    process::run(&mut command, UNPACK_LIMIT, |_| {})?
+        .success(format!("cannot unpack {}", deb.display()))
+        .map(|_| ())
 }
 
 /// Of `members`, unpacks those that the package has: each package has its own few.
 fn extract_present(deb: &Path, dir: &Path, members: &[&str]) -> Result<(), String> {
     let mut list = process::leashed("dpkg-deb");
     list.arg("--contents").arg(deb);
-    let contents = process::run(&mut list, UNPACK_LIMIT, |_| {})?.success(format!("cannot read {}", deb.display()))?;
+    let contents = process::run(&mut list, UNPACK_LIMIT, |_| {})?
+        .success(format!("cannot read {}", deb.display()))?;
     let present: Vec<&str> = members
         .iter()
-        .filter(|member| contents.lines().any(|line| line.contains(&format!(" {}", member.trim_end_matches('*')))))
+        .filter(|member| {
+            contents
+                .lines()
+                .any(|line| line.contains(&format!(" {}", member.trim_end_matches('*'))))
+        })
         .copied()
         .collect();
     if present.is_empty() {

@@ -41,7 +41,9 @@ pub(crate) fn prepare(root: &Path, cache: &Cache) -> Result<(), String> {
     if TARGETS.iter().all(|target| has_core(&toolchain.sysroot, target)) {
         // An override of earlier days would hide the installed targets.
         return match fs::remove_file(&file) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(format!("cannot remove {}: {error}", file.display())),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(format!("cannot remove {}: {error}", file.display()))
+            }
             _ => Ok(()),
         };
     }
@@ -50,7 +52,12 @@ pub(crate) fn prepare(root: &Path, cache: &Cache) -> Result<(), String> {
     let sysroot = cache.entry(&name, &want, |dir| build(&toolchain, root, dir))?;
     let text: String = TARGETS
         .iter()
-        .map(|target| format!("[target.{target}]\nrustflags = [{}]\n", quote(&format!("--sysroot={}", sysroot.display()))))
+        .map(|target| {
+            format!(
+                "[target.{target}]\nrustflags = [{}]\n",
+                quote(&format!("--sysroot={}", sysroot.display()))
+            )
+        })
         .collect();
     if fs::read_to_string(&file).is_ok_and(|old| old == text) {
         return Ok(());
@@ -62,16 +69,25 @@ impl Toolchain {
     fn find(root: &Path) -> Result<Self, String> {
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let ask = |arguments: &[&str]| -> Result<String, String> {
-            process::run(Command::new(&rustc).args(arguments).current_dir(root), Duration::from_secs(60), |_| {})?
-                .success(format!("{} {}", rustc.display(), arguments.join(" ")))
+            process::run(
+                Command::new(&rustc).args(arguments).current_dir(root),
+                Duration::from_secs(60),
+                |_| {},
+            )?
+            .success(format!("{} {}", rustc.display(), arguments.join(" ")))
         };
         let version = ask(&["-vV"])?;
         let field = |name: &str| {
             let line = version.lines().find_map(|line| line.strip_prefix(name));
-            line.map(|value| value.trim().to_owned()).explain(|| format!("rustc -vV does not say {name}"))
+            line.map(|value| value.trim().to_owned())
+                .explain(|| format!("rustc -vV does not say {name}"))
         };
         let sysroot = ask(&["--print", "sysroot"])?;
-        Ok(Self { sysroot: sysroot.trim().into(), release: field("release:")?, commit: field("commit-hash:")? })
+        Ok(Self {
+            sysroot: sysroot.trim().into(),
+            release: field("release:")?,
+            commit: field("commit-hash:")?,
+        })
     }
 
     /// A program of the toolchain itself, not rustup's stand-in, which would choose anew outside the workspace.
@@ -93,7 +109,8 @@ fn has_core(sysroot: &Path, target: &str) -> bool {
 /// Builds both targets' libraries into the sysroot `dir`.
 fn build(toolchain: &Toolchain, root: &Path, dir: &Path) -> Result<(), String> {
     let work = dir.join("work");
-    fs::create_dir_all(work.join("package")).explain(|| format!("cannot make {}", work.display()))?;
+    fs::create_dir_all(work.join("package"))
+        .explain(|| format!("cannot make {}", work.display()))?;
     let source = source(toolchain, root, &work)?;
     eprintln!("building core and alloc {} for {} (once)", toolchain.release, TARGETS.join(" and "));
     compile(toolchain, &source, &work)?;
@@ -105,7 +122,9 @@ fn build(toolchain: &Toolchain, root: &Path, dir: &Path) -> Result<(), String> {
             for file in fs::read_dir(&built)? {
                 let path = file?.path();
                 let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-                let is_wanted = ["libcore-", "liballoc-", "libcompiler_builtins-"].iter().any(|start| name.starts_with(start));
+                let is_wanted = ["libcore-", "liballoc-", "libcompiler_builtins-"]
+                    .iter()
+                    .any(|start| name.starts_with(start));
                 if is_wanted && name.ends_with(".rlib") {
                     fs::copy(&path, libraries.join(&name))?;
                 }
@@ -142,7 +161,10 @@ panic = "abort"
         quote(&source.join("alloc").to_string_lossy()),
     );
     write_whole(&package.join("Cargo.toml"), manifest.as_bytes())?;
-    write_whole(&package.join("lib.rs"), b"#![feature(no_core)]\n#![no_core]\n#![allow(internal_features)]\n")?;
+    write_whole(
+        &package.join("lib.rs"),
+        b"#![feature(no_core)]\n#![no_core]\n#![allow(internal_features)]\n",
+    )?;
     let mut cargo = Command::new(toolchain.program("cargo"));
     cargo.current_dir(&package).args(["build", "--offline", "--release"]);
     for target in TARGETS {
@@ -163,7 +185,10 @@ panic = "abort"
         .env("RUSTC_WRAPPER", "")
         .env_remove("CARGO_BUILD_TARGET");
     process::run(&mut cargo, BUILD_LIMIT, |_| {})?
-        .success(format!("cannot build core and alloc {} for the bare-metal targets", toolchain.release))
+        .success(format!(
+            "cannot build core and alloc {} for the bare-metal targets",
+            toolchain.release
+        ))
         .map(|_| ())
 }
 
@@ -197,7 +222,10 @@ fn unpack(tarball: &Path, work: &Path) -> Result<PathBuf, String> {
     if is_library(&library) {
         return Ok(library);
     }
-    Err(wrong(format!("{TARBALL}: {} has no folder library with core and alloc in it", tarball.display())))
+    Err(wrong(format!(
+        "{TARBALL}: {} has no folder library with core and alloc in it",
+        tarball.display()
+    )))
 }
 
 /// Debian's package of the source: in backports, or only in unstable yet.
@@ -206,7 +234,8 @@ fn package(toolchain: &Toolchain, work: &Path) -> Result<PathBuf, String> {
     let mut told = String::new();
     for suite in ["trixie-backports", "sid"] {
         let archive = Archive::open(&work.join(suite), suite, "the Rust library's source")?;
-        let found = archive.resolve(&["rust-src"])?.into_iter().find(|package| package.name == "rust-src");
+        let found =
+            archive.resolve(&["rust-src"])?.into_iter().find(|package| package.name == "rust-src");
         let Some(found) = found else { continue };
         if !found.version.starts_with(&format!("{release}+")) {
             told += &format!(" {suite} has {}.", found.version);
@@ -217,8 +246,14 @@ fn package(toolchain: &Toolchain, work: &Path) -> Result<PathBuf, String> {
         return Ok(work.join(library));
     }
     Err(advise(
-        format!("the targets {} are not installed, and Debian has no rust-src {release} to build them from.{told}", TARGETS.join(" and ")),
-        format!("run `rustup target add {}` or `rustup component add rust-src`, or set {TARBALL}", TARGETS.join(" ")),
+        format!(
+            "the targets {} are not installed, and Debian has no rust-src {release} to build them from.{told}",
+            TARGETS.join(" and ")
+        ),
+        format!(
+            "run `rustup target add {}` or `rustup component add rust-src`, or set {TARBALL}",
+            TARGETS.join(" ")
+        ),
     ))
 }
 
@@ -228,7 +263,9 @@ pub(crate) fn extract(deb: &Path, into: &Path, members: &[&str]) -> Result<(), S
     let mut pipe = process::leashed("sh");
     pipe.args(["-c", r#"deb=$1 into=$2; shift 2; dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$into" --wildcards "$@""#, "sh"]);
     pipe.arg(deb).arg(into).args(members);
-    process::run(&mut pipe, BUILD_LIMIT, |_| {})?.success(format!("cannot unpack {}", deb.display())).map(|_| ())
+    process::run(&mut pipe, BUILD_LIMIT, |_| {})?
+        .success(format!("cannot unpack {}", deb.display()))
+        .map(|_| ())
 }
 
 /// A TOML basic string.

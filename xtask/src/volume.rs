@@ -52,7 +52,9 @@ impl Volume {
         let folder = format!("{FOLDER}/");
         let mut sums = String::new();
         for (path, bytes) in &self.files {
-            let Some(name) = path.strip_prefix(&folder).filter(|name| *name != SUMS) else { continue };
+            let Some(name) = path.strip_prefix(&folder).filter(|name| *name != SUMS) else {
+                continue;
+            };
             for byte in Sha256::digest(bytes) {
                 let _ = write!(sums, "{byte:02x}");
             }

@@ -36,10 +36,13 @@ impl Bochs {
         if let Some(path) = std::env::var_os("KERF_BOCHS").filter(|path| !path.is_empty()) {
             let program = Program::host(path.into());
             check(&program, "correct or unset KERF_BOCHS")?;
-            let video_bios = if host_bios.exists() { host_bios } else { video_bios(&roots::bochs(cache)?) };
+            let video_bios =
+                if host_bios.exists() { host_bios } else { video_bios(&roots::bochs(cache)?) };
             return Ok(Self { program, firmware, video_bios });
         }
-        if host_bios.exists() && let Some(program) = host().filter(|host| check(host, "").is_ok()) {
+        if host_bios.exists()
+            && let Some(program) = host().filter(|host| check(host, "").is_ok())
+        {
             return Ok(Self { program, firmware, video_bios: host_bios });
         }
         let root = roots::bochs(cache)?;
@@ -64,17 +67,25 @@ fn check(program: &Program, advice: &str) -> Result<(), String> {
     let wanted = format!("Kerf needs Bochs {}.{}", WANTED.0, WANTED.1);
     match program::find_version(line) {
         Some(WANTED) => Ok(()),
-        Some((major, minor)) => Err(advise(format!("{path} is Bochs {major}.{minor}, and {wanted}"), advice)),
-        None => Err(advise(format!("{path} does not say its version but {line:?}, and {wanted}"), advice)),
+        Some((major, minor)) => {
+            Err(advise(format!("{path} is Bochs {major}.{minor}, and {wanted}"), advice))
+        }
+        None => Err(advise(
+            format!("{path} does not say its version but {line:?}, and {wanted}"),
+            advice,
+        )),
     }
 }
 
 impl Bed for Bochs {
     fn launch(&self, image: &Path, machine: &Machine, scratch: Scratch) -> Result<Session, String> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).explain(|| "cannot listen for the console of Bochs")?;
-        let port = listener.local_addr().explain(|| "cannot listen for the console of Bochs")?.port();
+        let listener = TcpListener::bind(("127.0.0.1", 0))
+            .explain(|| "cannot listen for the console of Bochs")?;
+        let port =
+            listener.local_addr().explain(|| "cannot listen for the console of Bochs")?.port();
         let file = scratch.path().join("bochsrc");
-        fs::write(&file, self.settings(image, machine, port)).explain(|| format!("cannot write {}", file.display()))?;
+        fs::write(&file, self.settings(image, machine, port))
+            .explain(|| format!("cannot write {}", file.display()))?;
         let mut command = self.program.command();
         command.args(["-q", "-unlock", "-f", "bochsrc"]).current_dir(scratch.path());
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -82,20 +93,23 @@ impl Bed for Bochs {
         let rules = LogRules {
             entry: machine.count_entries.then_some("VMEXIT reason = "),
             hung: Some("no resolution"),
-            noise: &["[CPU0  ]d"],
+            noise: &["d[CPU"],
         };
         let console = match accept(&listener, &mut child) {
             Ok(console) => console,
             Err(error) => {
                 let _ = child.kill();
-                let output = child.wait_with_output().map(|output| output.stderr).unwrap_or_default();
+                let output =
+                    child.wait_with_output().map(|output| output.stderr).unwrap_or_default();
                 return Err(format!("{error}\n{}", String::from_utf8_lossy(&output)));
             }
         };
         let streams = Streams {
             input: Box::new(console.try_clone().explain(|| "the console of Bochs")?),
             console: Box::new(console),
-            debug: DebugPort::Stream(Box::new(child.stdout.take().explain(|| "Bochs has no output")?)),
+            debug: DebugPort::Stream(Box::new(
+                child.stdout.take().explain(|| "Bochs has no output")?,
+            )),
             log: Box::new(child.stderr.take().explain(|| "Bochs has no log")?),
         };
         Ok(Session::new(child, streams, rules, scratch))
@@ -122,7 +136,10 @@ fn accept(listener: &TcpListener, child: &mut Child) -> Result<TcpStream, String
             return Err(format!("Bochs ended at its start ({status})"));
         }
         if Instant::now() >= deadline {
-            return Err(format!("Bochs has not opened its console within {} s", START_LIMIT.as_secs()));
+            return Err(format!(
+                "Bochs has not opened its console within {} s",
+                START_LIMIT.as_secs()
+            ));
         }
         thread::sleep(Duration::from_millis(10));
     }
@@ -131,7 +148,11 @@ fn accept(listener: &TcpListener, child: &mut Child) -> Result<TcpStream, String
 impl Bochs {
     /// The settings file. The log goes to the error output, the debug port to the output.
     fn settings(&self, image: &Path, machine: &Machine, port: u16) -> String {
-        let debug = if machine.count_entries { "debug: action=ignore, cpu0=report\n" } else { "debug: action=ignore\n" };
+        let debug = if machine.count_entries {
+            "debug: action=ignore, cpu0=report\n"
+        } else {
+            "debug: action=ignore\n"
+        };
         format!(
             r#"config_interface: textconfig
 display_library: rfb, options="timeout=0"
@@ -147,7 +168,7 @@ boot: disk
 com1: enabled=1, mode=socket-client, dev=127.0.0.1:{port}
 port_e9_hack: enabled=1
 log: /dev/stderr
-panic: action=fatal
+panic: action=fatal, cpu0=report
 error: action=report
 info: action=report
 {debug}"#,

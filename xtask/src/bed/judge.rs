@@ -11,7 +11,8 @@ use crate::step::Typed;
 
 /// Kerf's last line.
 static LAST_LINE: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"kerf: all guests ended: (?:(poweroff)|exit (\d+)|(crashed))").unwrap_or_else(|_| unreachable!())
+    Regex::new(r"kerf: all guests ended: (?:(poweroff)|exit (\d+)|(crashed))")
+        .unwrap_or_else(|_| unreachable!())
 });
 /// The most of the console that one match can span.
 const WINDOW: usize = 1 << 16;
@@ -100,7 +101,8 @@ impl Outcome {
     /// The verdict with the ends of console and log.
     pub(crate) fn describe(&self) -> String {
         let mut text = format!("{} after {:.1} s", self.verdict, self.elapsed.as_secs_f64());
-        for (what, part) in [("console", self.console_text()), ("emulator's log", self.log.clone())] {
+        for (what, part) in [("console", self.console_text()), ("emulator's log", self.log.clone())]
+        {
             let lines: Vec<&str> = part.lines().filter(|line| !line.trim().is_empty()).collect();
             if lines.is_empty() {
                 text += &format!("\n  the {what} is empty");
@@ -117,7 +119,11 @@ impl Outcome {
 
 /// Watches `session` to its end. Each time there is console output or nothing for a moment, `user` sees the new output
 /// and gives what to type, or `None` to end the machine.
-pub(crate) fn judge(mut session: Session, limits: Limits, mut user: impl FnMut(&[u8]) -> Option<Vec<u8>>) -> Outcome {
+pub(crate) fn judge(
+    mut session: Session,
+    limits: Limits,
+    mut user: impl FnMut(&[u8]) -> Option<Vec<u8>>,
+) -> Outcome {
     let started = Instant::now();
     let mut watch = Watch { console: Vec::new(), debug: Vec::new(), typed_from: 0, limits };
     let verdict = loop {
@@ -159,7 +165,9 @@ pub(crate) fn judge(mut session: Session, limits: Limits, mut user: impl FnMut(&
 
 fn ended(session: &mut Session) -> Verdict {
     let status = session.end(Instant::now() + Duration::from_secs(5));
-    Verdict::EmulatorEnded(status.map_or_else(|| "it closed its console".into(), |status| status.to_string()))
+    Verdict::EmulatorEnded(
+        status.map_or_else(|| "it closed its console".into(), |status| status.to_string()),
+    )
 }
 
 struct Watch {
@@ -188,7 +196,12 @@ impl Watch {
     }
 
     /// Takes what is still on its way, for as long as an emulator that ends by itself needs.
-    fn drain(&mut self, session: &mut Session, verdict: &Verdict, user: &mut impl FnMut(&[u8]) -> Option<Vec<u8>>) {
+    fn drain(
+        &mut self,
+        session: &mut Session,
+        verdict: &Verdict,
+        user: &mut impl FnMut(&[u8]) -> Option<Vec<u8>>,
+    ) {
         let until = match verdict {
             Verdict::Quit | Verdict::TimedOut(_) => return,
             _ => Instant::now() + GRACE,

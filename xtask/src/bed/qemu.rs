@@ -31,7 +31,10 @@ impl Qemu {
                 check(&program, "correct or unset KERF_QEMU")?;
                 program
             }
-            None => match program::on_path(NAME).map(Program::host).filter(|host| check(host, "").is_ok()) {
+            None => match program::on_path(NAME)
+                .map(Program::host)
+                .filter(|host| check(host, "").is_ok())
+            {
                 Some(host) => host,
                 None => private(cache)?,
             },
@@ -59,8 +62,13 @@ fn check(program: &Program, advice: &str) -> Result<(), String> {
     let wanted = format!("Kerf needs QEMU {}.{} or newer", LEAST.0, LEAST.1);
     match program::find_version(line) {
         Some(version) if version >= LEAST => Ok(()),
-        Some((major, minor)) => Err(advise(format!("{path} is QEMU {major}.{minor}, and {wanted}"), advice)),
-        None => Err(advise(format!("{path} does not say its version but {line:?}, and {wanted}"), advice)),
+        Some((major, minor)) => {
+            Err(advise(format!("{path} is QEMU {major}.{minor}, and {wanted}"), advice))
+        }
+        None => Err(advise(
+            format!("{path} does not say its version but {line:?}, and {wanted}"),
+            advice,
+        )),
     }
 }
 
@@ -71,7 +79,9 @@ impl Bed for Qemu {
         command.args(options(machine));
         command.arg("-bios").arg(&self.firmware);
         // Read-only: the firmware would keep its variables on the volume.
-        command.arg("-drive").arg(format!("if=none,id=boot,format=raw,readonly=on,file={}", escape(image)));
+        command
+            .arg("-drive")
+            .arg(format!("if=none,id=boot,format=raw,readonly=on,file={}", escape(image)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = process::spawn(&mut command)?;
         let streams = Streams {

@@ -83,7 +83,15 @@ impl Session {
         }
         let watched = Arc::clone(&log);
         thread::spawn(move || watched.watch(streams.log, rules, &sender));
-        Self { child, input: streams.input, events, log, counts_entries: rules.entry.is_some(), debug_file, _scratch: scratch }
+        Self {
+            child,
+            input: streams.input,
+            events,
+            log,
+            counts_entries: rules.entry.is_some(),
+            debug_file,
+            _scratch: scratch,
+        }
     }
 
     /// The next event, or `None` when there was none until `deadline`; an error when there will never be another.

@@ -1,0 +1,113 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::bed::BedKind;
+
+/// Builds, runs and tests Kerf.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(crate) enum Command {
+    /// Boots Kerf on an emulated machine and hands over its serial console.
+    Run(Run),
+    /// Runs all tests: tidy, host tests, system tests on both beds.
+    Test(Test),
+    /// Writes a bootable disk image.
+    Image(Image),
+    /// Checks the sources against the rules of the house.
+    Tidy,
+    /// Makes the bare-metal targets usable, so that plain cargo commands build Kerf.
+    Sysroot,
+}
+
+/// What guests the machine has.
+#[derive(Args)]
+pub(crate) struct Guests {
+    /// A configuration; the files it names lie beside it. Without it: one Linux guest, as the next options say.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["kernel", "initrd", "cmdline", "memory"])]
+    pub(crate) config: Option<PathBuf>,
+    /// The guest's kernel, a bzImage [default: Debian's Linux 6.12].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kernel: Option<PathBuf>,
+    /// The guest's initial RAM disk [default: busybox with a self-test].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) initrd: Option<PathBuf>,
+    /// The guest kernel's command line [default: console=ttyS0].
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) cmdline: Option<String>,
+    /// The guest's memory [default: 256M].
+    #[arg(long, value_name = "SIZE")]
+    pub(crate) memory: Option<String>,
+}
+
+#[derive(Args)]
+pub(crate) struct Run {
+    /// The bed: qemu has SVM and nested paging, bochs has VT-x and EPT.
+    #[arg(long, value_name = "BED", default_value = "qemu")]
+    pub(crate) on: BedKind,
+    #[command(flatten)]
+    pub(crate) guests: Guests,
+    /// CPUs of the bed; a guest has one.
+    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) smp: u32,
+    /// Only prints the console; without it the terminal is the console.
+    #[arg(long)]
+    pub(crate) headless: bool,
+    /// Ends the run well as soon as the console has printed this.
+    #[arg(long, value_name = "REGEX")]
+    pub(crate) expect: Option<regex::bytes::Regex>,
+    /// Ends the run badly after so many seconds [default: 600 with --headless, else never].
+    #[arg(long, value_name = "SECONDS")]
+    timeout: Option<u64>,
+    /// Also writes the console into a file.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) serial: Option<PathBuf>,
+    /// Counts time in instructions, so that runs repeat exactly (bochs always does).
+    #[arg(long)]
+    pub(crate) icount: bool,
+    /// Has the emulator count VM entries, and prints the count.
+    #[arg(long)]
+    pub(crate) count_entries: bool,
+}
+
+impl Run {
+    /// The longest the run may last.
+    pub(crate) fn timeout(&self) -> Option<Duration> {
+        self.timeout.or(self.headless.then_some(600)).map(Duration::from_secs)
+    }
+}
+
+#[derive(Args)]
+pub(crate) struct Image {
+    /// The file to write.
+    #[arg(value_name = "FILE", default_value = "kerf.img")]
+    pub(crate) file: PathBuf,
+    #[command(flatten)]
+    pub(crate) guests: Guests,
+}
+
+/// Which tests.
+#[derive(Args)]
+pub(crate) struct Test {
+    /// Only what needs no emulator.
+    #[arg(long, conflicts_with_all = ["system", "on"])]
+    pub(crate) host: bool,
+    /// Only system tests; with a name, those whose names contain it.
+    #[arg(long, value_name = "NAME", num_args = 0..=1, default_missing_value = "")]
+    pub(crate) system: Option<String>,
+    /// Only system tests on this bed.
+    #[arg(long, value_name = "BED")]
+    pub(crate) on: Option<BedKind>,
+    /// Prints the names of the steps and runs none.
+    #[arg(long)]
+    pub(crate) list: bool,
+}

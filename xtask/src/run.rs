@@ -1,0 +1,128 @@
+//! `cargo xtask run` and `cargo xtask image`: the machine that the command line describes.
+
+use std::fs::{self, File};
+use std::io::{Write as _, stdout};
+
+use crate::bed::{self, Limits, Machine, Outcome, Verdict};
+use crate::cli::{Guests, Image, Run};
+use crate::context::Context;
+use crate::description::{Description, LinuxGuest};
+use crate::explain::Explain as _;
+use crate::terminal::{Keyboard, QUIT_NAME};
+use crate::{image, initrd};
+
+/// What the default guest is told.
+const CMDLINE: &str = "console=ttyS0";
+const MEMORY: &str = "256M";
+
+/// Runs it to its end.
+///
+/// # Errors
+/// It cannot be started, or ended in another way than it should.
+pub(crate) fn run(context: &Context, options: &Run) -> Result<(), String> {
+    // The emulator first: where it is missing, all else is for nothing.
+    context.bed(options.on)?;
+    let description = describe(context, &options.guests)?;
+    let artefacts = context.artefacts()?;
+    let volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
+    let machine = Machine {
+        memory_mib: description.memory_mib(),
+        cpus: options.smp,
+        icount: options.icount,
+        count_entries: options.count_entries,
+    };
+    let mut serial = match &options.serial {
+        Some(path) => {
+            Some(File::create(path).explain(|| format!("cannot write {}", path.display()))?)
+        }
+        None => None,
+    };
+    let session = context.launch(options.on, &volume, &machine)?;
+    let limits =
+        Limits { expect: options.expect.clone(), typed: Vec::new(), timeout: options.timeout() };
+    let mut keyboard = None;
+    if !options.headless {
+        eprintln!("Kerf on {}; {QUIT_NAME} quits", options.on.name());
+        keyboard = Some(Keyboard::open()?);
+    }
+    let outcome = bed::judge(session, limits, |fresh| {
+        let mut out = stdout().lock();
+        let _ = out.write_all(fresh).and_then(|()| out.flush());
+        if let Some(file) = &mut serial {
+            let _ = file.write_all(fresh);
+        }
+        keyboard.as_mut().map_or(Some(Vec::new()), Keyboard::keys)
+    });
+    drop(keyboard);
+    report(options, &outcome)
+}
+
+/// Says how it ended: well, if as expected, or by the guests' own clean end where nothing was expected.
+fn report(options: &Run, outcome: &Outcome) -> Result<(), String> {
+    if !outcome.console.ends_with(b"\n") {
+        eprintln!();
+    }
+    if let Some(entries) = outcome.entries {
+        eprintln!("VM entries counted by {}: {entries}", options.on.name());
+    }
+    let seconds = outcome.elapsed.as_secs_f64();
+    let is_well = match (&outcome.verdict, &options.expect) {
+        (Verdict::Expected, _) => true,
+        (Verdict::PoweredOff | Verdict::Exited(0), None) => true,
+        // Who quits at the terminal has seen enough.
+        (Verdict::Quit, None) => !options.headless,
+        _ => false,
+    };
+    if is_well {
+        eprintln!("{} after {seconds:.1} s", outcome.verdict);
+        return Ok(());
+    }
+    let wanted = options
+        .expect
+        .as_ref()
+        .map_or(String::new(), |expect| format!("; {expect:?} was expected"));
+    let log = if outcome.log.is_empty() {
+        String::new()
+    } else {
+        format!("\nend of the emulator's log:\n{}", outcome.log)
+    };
+    Err(format!("{} after {seconds:.1} s{wanted}{log}", outcome.verdict))
+}
+
+/// Writes the image that `run` would boot.
+///
+/// # Errors
+/// Something of it is missing, or the file cannot be written.
+pub(crate) fn write_image(context: &Context, options: &Image) -> Result<(), String> {
+    let description = describe(context, &options.guests)?;
+    let artefacts = context.artefacts()?;
+    let volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
+    image::write(&volume, &options.file)?;
+    eprintln!("wrote {}", options.file.display());
+    Ok(())
+}
+
+fn describe(context: &Context, guests: &Guests) -> Result<Description, String> {
+    if let Some(path) = &guests.config {
+        return Description::read(path);
+    }
+    let kernel = match &guests.kernel {
+        Some(path) => path.clone(),
+        None => context.linux()?.kernel.clone(),
+    };
+    let initrd = match &guests.initrd {
+        Some(path) => read(path)?,
+        None => initrd::build(&context.linux()?.busybox, None)?,
+    };
+    Description::linux(&LinuxGuest {
+        kernel,
+        initrd: Some(initrd),
+        cmdline: guests.cmdline.clone().unwrap_or_else(|| CMDLINE.into()),
+        memory: guests.memory.clone().unwrap_or_else(|| MEMORY.into()),
+        test: String::new(),
+    })
+}
+
+fn read(path: &std::path::Path) -> Result<Vec<u8>, String> {
+    fs::read(path).explain(|| path.display().to_string())
+}
