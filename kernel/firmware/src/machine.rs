@@ -1,0 +1,203 @@
+//! What the tables say, put together.
+
+use alloc::vec::Vec;
+
+use hw::{Hpa, Port};
+
+use crate::aml;
+use crate::bytes::{self, u8, u16, u32};
+use crate::tables::{self, HEADER_BYTES, PhysicalMemory, Problem, Signature, Table, Trouble};
+
+/// The machine, as far as Kerf needs to know it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Machine {
+    /// APIC IDs of the CPUs that are on, in the order of the MADT. Empty where there is no MADT.
+    pub cpus: Vec<u32>,
+    /// The I/O APICs. Empty where there is no MADT.
+    pub io_apics: Vec<IoApic>,
+    /// Where ISA interrupts arrive that arrive elsewhere than at the pin of their own number.
+    overrides: Vec<(u8, Line)>,
+    /// The ACPI timer, where it is in I/O space.
+    pub pm_timer: Option<PmTimer>,
+    /// The registers of the first HPET.
+    pub hpet: Option<Hpa>,
+    /// How the machine is powered off.
+    pub power_off: Option<PowerOff>,
+}
+
+/// An I/O APIC (ACPI 6.5, 5.2.12.3).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IoApic {
+    /// Its ID.
+    pub id: u8,
+    /// Its registers.
+    pub registers: Hpa,
+    /// The global system interrupt of its first pin.
+    pub first_gsi: u32,
+}
+
+/// An interrupt line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// Global system interrupt: the number of the pin over all I/O APICs.
+    pub gsi: u32,
+    /// Active low.
+    pub active_low: bool,
+    /// Level-triggered.
+    pub level: bool,
+}
+
+/// The ACPI timer (ACPI 6.5, 4.8.3.3): 3.579545 MHz.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PmTimer {
+    /// Its port.
+    pub port: Port,
+    /// Its bits: 24 or 32.
+    pub bits: u8,
+}
+
+/// What to write to power off (ACPI 6.5, 4.8.3.2 and 7.4.2): the 16-bit values, to the ports.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PowerOff {
+    /// PM1a control.
+    pub a: (Port, u16),
+    /// PM1b control, where there is one.
+    pub b: Option<(Port, u16)>,
+}
+
+impl Machine {
+    /// Where ISA interrupt `irq` arrives: at the pin of its number, edge-triggered and active high, unless the MADT says
+    /// otherwise.
+    #[must_use]
+    pub fn isa(&self, irq: u8) -> Line {
+        let listed = self.overrides.iter().find(|(from, _)| *from == irq);
+        listed.map_or(Line { gsi: irq.into(), active_low: false, level: false }, |(_, to)| *to)
+    }
+}
+
+/// Reads the machine's tables. `files` are tables that the boot volume brought: one of them takes the place of the
+/// firmware's of the same signature.
+pub fn read(
+    memory: &impl PhysicalMemory,
+    rsdp: Option<Hpa>,
+    files: &[&'static [u8]],
+    mut report: impl FnMut(Problem),
+) -> Machine {
+    let tables = tables::all(memory, rsdp, files, &mut report);
+    let find = |signature: &[u8; 4]| tables.iter().find(|table| table.signature.0 == *signature);
+    let mut machine = Machine::default();
+    if let Some(madt) = find(b"APIC") {
+        read_madt(&mut machine, madt, &mut report);
+    }
+    if let Some(fadt) = find(b"FACP") {
+        machine.pm_timer = pm_timer(fadt, &mut report);
+        machine.power_off = power_off(memory, fadt, &tables, &mut report);
+    }
+    if let Some(hpet) = find(b"HPET") {
+        // A generic address (ACPI 6.5, 5.2.3.2) at 40; HPET specification 1.0a, 3.2.4.
+        const ADDRESS: usize = 40;
+        machine.hpet = match u8(hpet.bytes, ADDRESS) {
+            Some(0) => bytes::address(hpet.bytes, ADDRESS + 4),
+            _ => None,
+        };
+        if machine.hpet.is_none() {
+            report(hpet.problem(Trouble::Field(ADDRESS)));
+        }
+    }
+    machine
+}
+
+/// Multiple APIC description table (ACPI 6.5, 5.2.12).
+fn read_madt(machine: &mut Machine, madt: &Table, report: &mut impl FnMut(Problem)) {
+    const ENTRIES: usize = HEADER_BYTES + 8;
+    let mut at = ENTRIES;
+    while at < madt.bytes.len() {
+        let length = u8(madt.bytes, at + 1).map_or(0, usize::from);
+        let entry = madt.bytes.get(at..at + length).filter(|entry| entry.len() >= 2);
+        let Some(entry) = entry else {
+            report(madt.problem(Trouble::Entry(at)));
+            return;
+        };
+        if read_madt_entry(machine, entry).is_none() {
+            report(madt.problem(Trouble::Field(at)));
+        }
+        at += length;
+    }
+}
+
+/// One entry, `None` where it is too short for its type.
+fn read_madt_entry(machine: &mut Machine, entry: &[u8]) -> Option<()> {
+    /// Flags of a processor: it is on.
+    const ENABLED: u32 = 1;
+    match u8(entry, 0)? {
+        0 => {
+            let (id, flags) = (u8(entry, 3)?, u32(entry, 4)?);
+            if flags & ENABLED != 0 {
+                machine.cpus.push(id.into());
+            }
+        }
+        1 => machine.io_apics.push(IoApic {
+            id: u8(entry, 2)?,
+            registers: Hpa::new(u32(entry, 4)?.into()),
+            first_gsi: u32(entry, 8)?,
+        }),
+        2 => {
+            let (irq, gsi, flags) = (u8(entry, 3)?, u32(entry, 4)?, u16(entry, 8)?);
+            // Polarity 3 is low, trigger mode 3 is level; 0 is the ISA bus's own way.
+            let line = Line { gsi, active_low: flags & 3 == 3, level: flags >> 2 & 3 == 3 };
+            machine.overrides.push((irq, line));
+        }
+        9 => {
+            let (id, flags) = (u32(entry, 4)?, u32(entry, 8)?);
+            if flags & ENABLED != 0 && !machine.cpus.contains(&id) {
+                machine.cpus.push(id);
+            }
+        }
+        _ => {}
+    }
+    Some(())
+}
+
+/// An I/O port from a generic address at `extended` of the FADT, or else from the 32-bit field at `legacy`.
+fn fadt_port(fadt: &Table, extended: usize, legacy: usize) -> Option<Port> {
+    const SYSTEM_IO: u8 = 1;
+    let in_io = u8(fadt.bytes, extended) == Some(SYSTEM_IO);
+    let wide = bytes::u64(fadt.bytes, extended + 4).filter(|&raw| in_io && raw != 0);
+    let raw = wide.or_else(|| u32(fadt.bytes, legacy).map(u64::from).filter(|&raw| raw != 0))?;
+    u16::try_from(raw).ok().map(Port)
+}
+
+/// The ACPI timer (ACPI 6.5, 5.2.9).
+fn pm_timer(fadt: &Table, report: &mut impl FnMut(Problem)) -> Option<PmTimer> {
+    const FLAGS: usize = 112;
+    const TMR_VAL_EXT: u32 = 1 << 8;
+    const PM_TMR_BLK: usize = 76;
+    let Some(flags) = u32(fadt.bytes, FLAGS) else {
+        report(fadt.problem(Trouble::Field(FLAGS)));
+        return None;
+    };
+    let port = fadt_port(fadt, 208, PM_TMR_BLK)?;
+    Some(PmTimer { port, bits: if flags & TMR_VAL_EXT != 0 { 32 } else { 24 } })
+}
+
+/// How to power off: `\_S5` of the DSDT says which values.
+fn power_off(
+    memory: &impl PhysicalMemory,
+    fadt: &Table,
+    tables: &[Table],
+    report: &mut impl FnMut(Problem),
+) -> Option<PowerOff> {
+    /// PM1 control: do it.
+    const SLP_EN: u16 = 1 << 13;
+    const SLP_TYP_SHIFT: u16 = 10;
+    let a = fadt_port(fadt, 172, 64)?;
+    let b = fadt_port(fadt, 184, 68);
+    let replaced = tables.iter().find(|table| table.signature == Signature(*b"DSDT")).copied();
+    let dsdt = replaced.or_else(|| {
+        let narrow = u32(fadt.bytes, 40).filter(|&raw| raw != 0).map(|raw| Hpa::new(raw.into()));
+        Table::at(memory, bytes::address(fadt.bytes, 140).or(narrow)?, report)
+    })?;
+    let (type_a, type_b) = aml::s5(dsdt.bytes)?;
+    let value = |kind: u8| SLP_EN | u16::from(kind & 7) << SLP_TYP_SHIFT;
+    Some(PowerOff { a: (a, value(type_a)), b: b.map(|port| (port, value(type_b))) })
+}

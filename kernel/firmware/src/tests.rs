@@ -1,0 +1,218 @@
+//! Tables of a small machine, good and bad.
+
+use std::collections::BTreeMap;
+
+use hw::{Hpa, Port};
+use proptest::prelude::*;
+
+use crate::{IoApic, Line, Machine, PhysicalMemory, PmTimer, PowerOff, Problem, Trouble, read};
+
+/// Memory that holds a few tables, each with nothing behind it.
+#[derive(Default)]
+struct Memory(BTreeMap<u64, &'static [u8]>);
+
+impl Memory {
+    fn put(&mut self, at: u64, bytes: Vec<u8>) {
+        self.0.insert(at, bytes.leak());
+    }
+}
+
+impl PhysicalMemory for Memory {
+    fn bytes(&self, at: Hpa, bytes: u64) -> Option<&'static [u8]> {
+        let (start, table) = self.0.range(..=at.raw()).next_back()?;
+        table.get((at.raw() - start) as usize..)?.get(..bytes as usize)
+    }
+}
+
+fn seal(mut table: Vec<u8>, checksum_at: usize) -> Vec<u8> {
+    table[checksum_at] = 0;
+    let sum = table.iter().fold(0u8, |sum, &byte| sum.wrapping_add(byte));
+    table[checksum_at] = sum.wrapping_neg();
+    table
+}
+
+fn table(signature: &[u8; 4], body: &[u8]) -> Vec<u8> {
+    let mut table = vec![0; 36];
+    table[..4].copy_from_slice(signature);
+    table[4..8].copy_from_slice(&(36 + body.len() as u32).to_le_bytes());
+    table.extend_from_slice(body);
+    seal(table, 9)
+}
+
+fn rsdp(rsdt: u32, xsdt: u64) -> Vec<u8> {
+    let mut rsdp = vec![0; 36];
+    rsdp[..8].copy_from_slice(b"RSD PTR ");
+    rsdp[15] = 2;
+    rsdp[16..20].copy_from_slice(&rsdt.to_le_bytes());
+    rsdp[20] = 36;
+    rsdp[24..32].copy_from_slice(&xsdt.to_le_bytes());
+    let first = seal(rsdp[..20].to_vec(), 8);
+    rsdp[..20].copy_from_slice(&first);
+    seal(rsdp, 32)
+}
+
+fn madt_body() -> Vec<u8> {
+    let mut body = vec![0, 0, 0xe0, 0xfe, 1, 0, 0, 0];
+    body.extend([0, 8, 0, 0, 1, 0, 0, 0]); // CPU 0, on
+    body.extend([0, 8, 1, 7, 0, 0, 0, 0]); // CPU 7, off
+    body.extend([1, 12, 3, 0, 0, 0, 0xc0, 0xfe, 0, 0, 0, 0]); // I/O APIC 3
+    body.extend([2, 10, 0, 4, 20, 0, 0, 0, 0x0f, 0]); // IRQ 4 is GSI 20, low, level
+    body.extend([9, 16, 0, 0, 0, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0]); // x2APIC 0x100, on
+    body
+}
+
+fn fadt() -> Vec<u8> {
+    let mut body = vec![0; 276 - 36];
+    let mut set = |at: usize, value: u32| {
+        body[at - 36..at - 32].copy_from_slice(&value.to_le_bytes());
+    };
+    set(40, 0x9000); // DSDT
+    set(64, 0x604); // PM1a control
+    set(76, 0x608); // PM timer
+    set(112, 1 << 8);
+    table(b"FACP", &body)
+}
+
+fn dsdt() -> Vec<u8> {
+    let name = b"\x08_S5_\x12\x0a\x04\x0a\x05\x00\x00\x00";
+    table(b"DSDT", &[b"\x10\x20garbage _S5_", &name[..]].concat())
+}
+
+fn hpet() -> Vec<u8> {
+    let mut body = vec![0; 20];
+    body[8..16].copy_from_slice(&0xfed0_0000u64.to_le_bytes());
+    table(b"HPET", &body)
+}
+
+fn small_machine() -> Memory {
+    let mut memory = Memory::default();
+    let entries: Vec<u8> =
+        [0x3000u64, 0, 0x4000, 0x5000].iter().flat_map(|e| e.to_le_bytes()).collect();
+    memory.put(0x1000, rsdp(0, 0x2000));
+    memory.put(0x2000, table(b"XSDT", &entries));
+    memory.put(0x3000, table(b"APIC", &madt_body()));
+    memory.put(0x4000, fadt());
+    memory.put(0x5000, hpet());
+    memory.put(0x9000, dsdt());
+    memory
+}
+
+fn read_all(memory: &Memory) -> (Machine, Vec<Problem>) {
+    read_with(memory, &[])
+}
+
+fn read_with(memory: &Memory, files: &[&'static [u8]]) -> (Machine, Vec<Problem>) {
+    let mut problems = Vec::new();
+    let machine = read(memory, Some(Hpa::new(0x1000)), files, |problem| problems.push(problem));
+    (machine, problems)
+}
+
+#[test]
+fn a_good_machine_is_read_without_complaint() {
+    let (machine, problems) = read_all(&small_machine());
+    assert_eq!(problems, []);
+    assert_eq!(machine.cpus, [0, 0x100]);
+    let io_apic = IoApic { id: 3, registers: Hpa::new(0xfec0_0000), first_gsi: 0 };
+    assert_eq!(machine.io_apics, [io_apic]);
+    assert_eq!(machine.isa(4), Line { gsi: 20, active_low: true, level: true });
+    assert_eq!(machine.isa(3), Line { gsi: 3, active_low: false, level: false });
+    assert_eq!(machine.pm_timer, Some(PmTimer { port: Port(0x608), bits: 32 }));
+    assert_eq!(machine.hpet, Some(Hpa::new(0xfed0_0000)));
+    let value = 1 << 13 | 5 << 10;
+    assert_eq!(machine.power_off, Some(PowerOff { a: (Port(0x604), value), b: None }));
+}
+
+#[test]
+fn no_rsdp_leaves_the_conventions() {
+    let machine = read(&Memory::default(), None, &[], |problem| panic!("{problem}"));
+    assert_eq!(machine, Machine::default());
+    assert_eq!(machine.isa(4), Line { gsi: 4, active_low: false, level: false });
+}
+
+#[test]
+fn a_missing_table_is_told_and_the_others_are_used() {
+    let mut memory = small_machine();
+    memory.0.remove(&0x3000);
+    // What the address now shows is the end of the table before it, which is not reachable.
+    let (machine, problems) = read_all(&memory);
+    assert_eq!(problems.len(), 1);
+    assert_eq!(problems[0].trouble, Trouble::Unreachable);
+    assert!(machine.cpus.is_empty() && machine.hpet.is_some());
+}
+
+#[test]
+fn an_entry_without_length_ends_the_table() {
+    let mut body = madt_body();
+    body[8 + 8 + 1] = 0;
+    let mut memory = small_machine();
+    memory.put(0x3000, table(b"APIC", &body));
+    let (machine, problems) = read_all(&memory);
+    assert_eq!(problems[0].trouble, Trouble::Entry(36 + 16));
+    assert_eq!(machine.cpus, [0]);
+}
+
+#[test]
+fn a_wrong_checksum_is_told_and_the_table_used() {
+    let mut bad = table(b"APIC", &madt_body());
+    bad[9] ^= 1;
+    let mut memory = small_machine();
+    memory.put(0x3000, bad);
+    let (machine, problems) = read_all(&memory);
+    assert_eq!(problems[0].trouble, Trouble::Checksum);
+    assert_eq!(machine.cpus, [0, 0x100]);
+}
+
+#[test]
+fn a_table_of_absurd_length_is_skipped() {
+    let mut bad = table(b"APIC", &madt_body());
+    bad[4..8].copy_from_slice(&u32::MAX.to_le_bytes());
+    let mut memory = small_machine();
+    memory.put(0x3000, bad);
+    let (machine, problems) = read_all(&memory);
+    assert_eq!(problems[0].trouble, Trouble::Length(u32::MAX.into()));
+    assert!(machine.cpus.is_empty());
+}
+
+#[test]
+fn a_table_from_the_boot_volume_takes_the_firmwares_place() {
+    let mut body = madt_body();
+    body[8 + 3] = 9;
+    let file: &'static [u8] = table(b"APIC", &body).leak();
+    let (machine, problems) = read_with(&small_machine(), &[file]);
+    assert_eq!(problems, []);
+    assert_eq!(machine.cpus, [9, 0x100]);
+}
+
+#[test]
+fn a_table_file_cut_short_is_told() {
+    let file: &'static [u8] = &table(b"APIC", &madt_body()).leak()[..50];
+    let (machine, problems) = read_with(&small_machine(), &[file]);
+    assert!(matches!(problems[0].trouble, Trouble::Length(_)) && problems[0].at.is_none());
+    assert_eq!(machine.cpus, [0, 0x100]);
+}
+
+#[test]
+fn the_rsdt_serves_where_the_xsdt_does_not() {
+    let mut memory = small_machine();
+    memory.put(0x1000, rsdp(0x6000, 0x2000));
+    memory.put(0x2000, table(b"OEM1", &[]));
+    memory.put(0x6000, table(b"RSDT", &0x3000u32.to_le_bytes()));
+    let (machine, problems) = read_all(&memory);
+    assert!(matches!(problems[0].trouble, Trouble::Signature(_)));
+    assert_eq!(machine.cpus, [0, 0x100]);
+}
+
+proptest! {
+    #[test]
+    fn no_damage_is_too_much(hits in prop::collection::vec((0usize..6, any::<prop::sample::Index>(), any::<u8>()), 0..40)) {
+        let mut memory = small_machine();
+        for (which, place, value) in hits {
+            let at = [0x1000, 0x2000, 0x3000, 0x4000, 0x5000, 0x9000][which];
+            let mut bytes = memory.0[&at].to_vec();
+            let place = place.index(bytes.len());
+            bytes[place] = value;
+            memory.put(at, bytes);
+        }
+        let _ = read_all(&memory);
+    }
+}
