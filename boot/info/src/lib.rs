@@ -137,7 +137,7 @@ pub struct BootFile {
     /// Bytes of `name` in use.
     pub name_bytes: u32,
     /// The name as the configuration spells it (for an ACPI table: its file name), UTF-8.
-    pub name: [u8; 232],
+    pub name: [u8; Self::NAME_BYTES],
 }
 
 /// What a loaded file is.
@@ -201,6 +201,9 @@ impl BootInfo {
 }
 
 impl BootFile {
+    /// The longest name in bytes.
+    pub const NAME_BYTES: usize = 232;
+
     /// The file's name, or `"?"` where it is not UTF-8.
     #[must_use]
     pub fn name(&self) -> &str {

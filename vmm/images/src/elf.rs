@@ -120,6 +120,12 @@ impl<'a> Kernel<'a> {
         self.headers().filter_map(|(_, segment)| segment.ok())
     }
 
+    /// A segment's bytes in the file; the rest of it is zero.
+    #[must_use]
+    pub fn bytes(&self, segment: &Segment) -> &'a [u8] {
+        self.file.get(segment.file.clone()).unwrap_or_default()
+    }
+
     /// The virtual addresses from the first segment's start to the last one's end, rounded to pages.
     #[must_use]
     pub fn pages(&self) -> Range<u64> {
@@ -268,6 +274,15 @@ mod tests {
                 },
             ]
         );
+    }
+
+    #[test]
+    fn segments_have_their_bytes() {
+        let mut file = kernel();
+        file[0x1000] = 7;
+        let kernel = Kernel::parse(&file).unwrap();
+        let data = kernel.bytes(&kernel.segments().last().unwrap());
+        assert_eq!((data.len(), data[0]), (0x100, 7));
     }
 
     #[test]

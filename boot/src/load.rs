@@ -1,0 +1,141 @@
+//! Which files are loaded, and that each is what it should be.
+//!
+//! All names are relative to `\EFI\kerf`: `kernel.elf`, `kerf.toml`, what `kerf.toml` names, `acpi/*.aml`; and, where they
+//! exist, `SHA256SUMS`, which must then list every other file, and `cmdline`, the hypervisor's command line.
+
+use alloc::{borrow::ToOwned, format, string::String, vec::Vec};
+
+use boot_info::{BootFile, FileKind};
+use images::{acpi_table, bzimage, elf::Kernel, initrd, sums::Sums};
+
+use crate::{
+    error::Error,
+    firmware,
+    volume::{Contents, Volume},
+};
+
+pub(crate) const KERNEL: &str = "kernel.elf";
+pub(crate) const SUMS: &str = "SHA256SUMS";
+const CONFIG: &str = "kerf.toml";
+const COMMAND_LINE: &str = "cmdline";
+const ACPI_FOLDER: &str = "acpi";
+
+/// What the configuration may name fits into the record.
+const _: () = assert!(config::MAX_PATH_BYTES <= BootFile::NAME_BYTES);
+
+/// Everything that was loaded, checked.
+pub(crate) struct Loaded {
+    pub(crate) kernel: Kernel<'static>,
+    /// For the record, in the order of loading.
+    pub(crate) files: Vec<File>,
+    pub(crate) command_line: String,
+}
+
+/// A file that the kernel gets.
+pub(crate) struct File {
+    name: String,
+    kind: FileKind,
+    pub(crate) bytes: &'static [u8],
+}
+
+impl File {
+    /// The file's entry in the record.
+    pub(crate) fn entry(&self) -> BootFile {
+        let mut name = [0; BootFile::NAME_BYTES];
+        // `add` let no longer name in.
+        name[..self.name.len()].copy_from_slice(self.name.as_bytes());
+        BootFile {
+            hpa: self.bytes.as_ptr() as u64,
+            bytes: self.bytes.len() as u64,
+            kind: self.kind as u32,
+            name_bytes: self.name.len() as u32,
+            name,
+        }
+    }
+}
+
+/// Loads all files.
+pub(crate) fn everything(volume: &mut Volume) -> Result<Loaded, Error> {
+    let sums = match volume.read_if_present(SUMS, false)? {
+        Some(contents) => Some(Sums::parse(contents.bytes).map_err(Error::Sums)?),
+        None => None,
+    };
+    let mut loader = Loader { volume, sums, files: Vec::new() };
+    let config_bytes = loader.add(CONFIG, FileKind::Config)?;
+    let text = str::from_utf8(config_bytes).map_err(|_| Error::NotText(CONFIG.to_owned()))?;
+    let config = config::parse(CONFIG, text).map_err(Error::Config)?;
+    let kernel = Kernel::parse(loader.read(KERNEL)?).map_err(Error::Kernel)?;
+    for vm in &config.vms {
+        let image = loader.add(&vm.kernel, FileKind::Guest)?;
+        bzimage::parse(image).map_err(|error| Error::GuestKernel(vm.kernel.clone(), error))?;
+        if let Some(name) = &vm.initrd {
+            let image = loader.add(name, FileKind::Guest)?;
+            initrd::parse(image).map_err(|error| Error::Initrd(name.clone(), error))?;
+        }
+    }
+    for name in loader.volume.list(ACPI_FOLDER, ".aml")? {
+        let path = format!("{ACPI_FOLDER}/{name}");
+        let table = loader.read(&path)?;
+        acpi_table::parse(table).map_err(|error| Error::AcpiTable(path.clone(), error))?;
+        loader.keep(name, FileKind::AcpiTable, table)?;
+    }
+    let command_line = loader.command_line()?;
+    Ok(Loaded { kernel, files: loader.files, command_line })
+}
+
+struct Loader<'a> {
+    volume: &'a mut Volume,
+    sums: Option<Sums<'static>>,
+    files: Vec<File>,
+}
+
+impl Loader<'_> {
+    /// Reads a file for the record, once whatever how often it is named.
+    fn add(&mut self, name: &str, kind: FileKind) -> Result<&'static [u8], Error> {
+        let same = |file: &&File| file.name == name && file.kind == kind;
+        if let Some(file) = self.files.iter().find(same) {
+            return Ok(file.bytes);
+        }
+        let bytes = self.read(name)?;
+        self.keep(name.to_owned(), kind, bytes)?;
+        Ok(bytes)
+    }
+
+    fn keep(&mut self, name: String, kind: FileKind, bytes: &'static [u8]) -> Result<(), Error> {
+        if name.len() > BootFile::NAME_BYTES {
+            return Err(Error::LongName(name));
+        }
+        self.files.push(File { name, kind, bytes });
+        Ok(())
+    }
+
+    /// Reads a file that has to be there, and compares its sum where there are sums.
+    fn read(&mut self, name: &str) -> Result<&'static [u8], Error> {
+        let contents = self.volume.read(name, self.sums.is_some())?;
+        self.verified(name, contents)
+    }
+
+    fn verified(&self, name: &str, contents: Contents) -> Result<&'static [u8], Error> {
+        if let (Some(sums), Some(sum)) = (&self.sums, contents.sum) {
+            let listed = sums.lookup(name).ok_or_else(|| Error::Unlisted(name.to_owned()))?;
+            if sum != listed {
+                return Err(Error::Damaged(name.to_owned()));
+            }
+        }
+        if contents.bytes.is_empty() {
+            return Err(Error::Empty(name.to_owned()));
+        }
+        Ok(contents.bytes)
+    }
+
+    /// The file `cmdline`, else the options that the firmware started this program with.
+    fn command_line(&mut self) -> Result<String, Error> {
+        let summed = self.sums.is_some();
+        let Some(contents) = self.volume.read_if_present(COMMAND_LINE, summed)? else {
+            return Ok(firmware::load_options());
+        };
+        let bytes = self.verified(COMMAND_LINE, contents)?;
+        let text = str::from_utf8(bytes).map_err(|_| Error::NotText(COMMAND_LINE.to_owned()))?;
+        Ok(text.trim().to_owned())
+    }
+}
