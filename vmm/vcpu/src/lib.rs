@@ -121,6 +121,11 @@ pub trait Vcpu {
 
     /// Sets CR8, the task priority, as the guest's local APIC has it; only where the CPU keeps a copy.
     fn set_task_priority(&mut self, _class: u8) {}
+    /// CR8 as the guest left it, where the CPU keeps a copy that the guest changes without an exit: the local APIC takes
+    /// it over before it picks an interrupt.
+    fn task_priority(&self) -> Option<u8> {
+        None
+    }
 
     /// Puts every register into the given state, as a reset or start-up does.
     fn set_registers(&mut self, registers: &Registers);

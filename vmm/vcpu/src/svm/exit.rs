@@ -1,0 +1,235 @@
+//! What an exit code and its two words of information mean. Pure: nothing here touches the CPU or the VMCB.
+
+use hw::{Gpa, Msr, Port, Width};
+use x86_spec::cpu::vector;
+use x86_spec::svm::{MSR_WRITE, exit_code, ioio, npf};
+
+use crate::{Access, Exit, PortIo, SecondStageFault};
+
+/// What the CPU left behind.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct ExitFields {
+    pub(super) code: u64,
+    pub(super) info1: u64,
+    pub(super) info2: u64,
+    pub(super) rax: u64,
+    pub(super) rcx: u64,
+    pub(super) rdx: u64,
+}
+
+impl ExitFields {
+    /// EDX:EAX.
+    fn value(&self) -> u64 {
+        self.rdx << 32 | self.rax & 0xffff_ffff
+    }
+}
+
+/// What is to be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Meaning {
+    /// Tell the caller.
+    Exit(Exit),
+    /// Give the guest its exception: it was intercepted only so that an endless chain of them cannot hold the CPU.
+    Reflect { vector: u8, error_code: Option<u32> },
+    /// Raise #GP(0) in the guest.
+    GeneralProtection,
+    /// Call the host's machine-check handler.
+    MachineCheck,
+    /// The CPU refused the VMCB.
+    Refused,
+}
+
+/// The meaning of an exit.
+pub(super) fn decode(fields: &ExitFields) -> Meaning {
+    let exit = match fields.code {
+        exit_code::CPUID => Exit::Cpuid,
+        exit_code::VMMCALL => Exit::Hypercall,
+        exit_code::HLT => Exit::Halt,
+        exit_code::MSR => msr(fields),
+        exit_code::IOIO => return port_io(fields),
+        exit_code::NPF => Exit::SecondStage(second_stage(fields)),
+        exit_code::INTR => Exit::ExternalInterrupt,
+        exit_code::VINTR => Exit::InterruptWindow,
+        exit_code::NMI => Exit::Nmi,
+        exit_code::INIT => Exit::InitSignal,
+        exit_code::SHUTDOWN => Exit::Shutdown,
+        exit_code::XSETBV => Exit::Xsetbv { index: fields.rcx as u32, value: fields.value() },
+        // An SMI stays pending and is taken by the firmware as soon as GIF is set.
+        exit_code::SMI => Exit::Handled,
+        exit_code::INVD
+        | exit_code::WBINVD
+        | exit_code::MONITOR
+        | exit_code::MWAIT
+        | exit_code::MWAIT_ARMED => Exit::Ignore,
+        exit_code::INVLPGA
+        | exit_code::VMRUN
+        | exit_code::VMLOAD
+        | exit_code::VMSAVE
+        | exit_code::STGI
+        | exit_code::CLGI
+        | exit_code::SKINIT
+        | exit_code::RDPRU => Exit::InvalidOpcode,
+        // No counter is offered.
+        exit_code::RDPMC => return Meaning::GeneralProtection,
+        code if code == exit_code::EXCEPTION + u64::from(vector::MC) => {
+            return Meaning::MachineCheck;
+        }
+        code if code == exit_code::EXCEPTION + u64::from(vector::DB) => {
+            return Meaning::Reflect { vector: vector::DB, error_code: None };
+        }
+        code if code == exit_code::EXCEPTION + u64::from(vector::AC) => {
+            return Meaning::Reflect { vector: vector::AC, error_code: Some(0) };
+        }
+        // Some CPUs write the low half only.
+        code if code as u32 == exit_code::INVALID as u32 => return Meaning::Refused,
+        code => Exit::Unhandled { code, detail: fields.info1 },
+    };
+    Meaning::Exit(exit)
+}
+
+fn msr(fields: &ExitFields) -> Exit {
+    let msr = Msr(fields.rcx as u32);
+    match fields.info1 & MSR_WRITE {
+        0 => Exit::MsrRead(msr),
+        _ => Exit::MsrWrite { msr, value: fields.value() },
+    }
+}
+
+fn port_io(fields: &ExitFields) -> Meaning {
+    let info = fields.info1;
+    let Some(width) = Width::try_new((info >> ioio::SIZE_SHIFT) & 7) else {
+        return Meaning::Exit(Exit::Unhandled { code: fields.code, detail: info });
+    };
+    Meaning::Exit(Exit::PortIo(PortIo {
+        port: Port((info >> ioio::PORT_SHIFT) as u16),
+        width,
+        write: info & ioio::IN == 0,
+        string: info & ioio::STRING != 0,
+        rep: info & ioio::REP != 0,
+    }))
+}
+
+fn second_stage(fields: &ExitFields) -> SecondStageFault {
+    let access = match fields.info1 {
+        info if info & npf::FETCH != 0 => Access::Execute,
+        info if info & npf::WRITE != 0 => Access::Write,
+        _ => Access::Read,
+    };
+    SecondStageFault {
+        gpa: Gpa::new(fields.info2),
+        gla: None,
+        access,
+        during_walk: fields.info1 & npf::GUEST_WALK != 0,
+    }
+}
+
+/// The length of the instruction at `rip` that caused an exit, where the CPU tells where the next one begins: for port
+/// accesses always, else where it offers NRIPS (0 in `next_rip` otherwise).
+pub(super) fn instruction_len(code: u64, rip: u64, info2: u64, next_rip: u64) -> Option<u8> {
+    let next = if code == exit_code::IOIO { info2 } else { next_rip };
+    if next == 0 {
+        return None;
+    }
+    let len = match next.wrapping_sub(rip) {
+        len if next > rip => len,
+        // IP and EIP wrap at their own width.
+        len if rip <= 0xffff => len & 0xffff,
+        len => len & 0xffff_ffff,
+    };
+    u8::try_from(len).ok().filter(|len| (1..=15).contains(len))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn exit(code: u64, info1: u64, info2: u64) -> Meaning {
+        decode(&ExitFields { code, info1, info2, ..ExitFields::default() })
+    }
+
+    #[test]
+    fn a_port_access_is_taken_apart() {
+        // `in al, 0x71` and `rep outsw` to 0x3f8, as QEMU records them: port, then address size, size, type.
+        let read =
+            PortIo { port: Port(0x71), width: Width::W1, write: false, string: false, rep: false };
+        assert_eq!(exit(0x7b, 0x0071_0211, 0), Meaning::Exit(Exit::PortIo(read)));
+        let write =
+            PortIo { port: Port(0x3f8), width: Width::W2, write: true, string: true, rep: true };
+        assert_eq!(exit(0x7b, 0x03f8_022c, 0), Meaning::Exit(Exit::PortIo(write)));
+        let none = Meaning::Exit(Exit::Unhandled { code: 0x7b, detail: 0x0071_0001 });
+        assert_eq!(exit(0x7b, 0x0071_0001, 0), none);
+    }
+
+    #[test]
+    fn a_nested_fault_says_what_was_wanted() {
+        for (info1, access, during_walk) in [
+            (0x1_0000_0004, Access::Read, false),
+            (0x1_0000_0006, Access::Write, false),
+            (0x1_0000_0014, Access::Execute, false),
+            (0x2_0000_0006, Access::Write, true),
+            // Present, but not writable.
+            (0x1_0000_0007, Access::Write, false),
+        ] {
+            let fault =
+                SecondStageFault { gpa: Gpa::new(0xfee0_00b0), gla: None, access, during_walk };
+            let got = exit(0x400, info1, 0xfee0_00b0);
+            assert_eq!(got, Meaning::Exit(Exit::SecondStage(fault)), "{info1:#x}");
+        }
+    }
+
+    #[test]
+    fn an_msr_write_takes_the_low_halves() {
+        let fields = ExitFields {
+            code: 0x7c,
+            info1: 1,
+            rax: 0xffff_ffff_1234_5678,
+            rcx: 0xffff_ffff_c000_0080,
+            rdx: 0xffff_ffff_0000_0001,
+            ..ExitFields::default()
+        };
+        let write = Exit::MsrWrite { msr: Msr(0xc000_0080), value: 0x1_1234_5678 };
+        assert_eq!(decode(&fields), Meaning::Exit(write));
+        let read = ExitFields { info1: 0, ..fields };
+        assert_eq!(decode(&read), Meaning::Exit(Exit::MsrRead(Msr(0xc000_0080))));
+    }
+
+    #[test]
+    fn every_exit_that_kerf_asks_for_has_a_meaning() {
+        for (code, want) in [
+            (0x60, Exit::ExternalInterrupt),
+            (0x61, Exit::Nmi),
+            (0x63, Exit::InitSignal),
+            (0x64, Exit::InterruptWindow),
+            (0x72, Exit::Cpuid),
+            (0x76, Exit::Ignore),
+            (0x78, Exit::Halt),
+            (0x7f, Exit::Shutdown),
+            (0x80, Exit::InvalidOpcode),
+            (0x81, Exit::Hypercall),
+            (0x86, Exit::InvalidOpcode),
+            (0x8b, Exit::Ignore),
+            (0x8d, Exit::Xsetbv { index: 0, value: 0 }),
+        ] {
+            assert_eq!(exit(code, 0, 0), Meaning::Exit(want), "{code:#x}");
+        }
+        assert_eq!(exit(0x6f, 0, 0), Meaning::GeneralProtection);
+        assert_eq!(exit(0x41, 0, 0), Meaning::Reflect { vector: 1, error_code: None });
+        assert_eq!(exit(0x51, 0, 0), Meaning::Reflect { vector: 17, error_code: Some(0) });
+        assert_eq!(exit(0x52, 0, 0), Meaning::MachineCheck);
+        assert_eq!(exit(u64::MAX, 0, 0), Meaning::Refused);
+        assert_eq!(exit(0xffff_ffff, 0, 0), Meaning::Refused);
+        let unknown = Exit::Unhandled { code: 0x401, detail: 5 };
+        assert_eq!(exit(0x401, 5, 0), Meaning::Exit(unknown));
+    }
+
+    #[test]
+    fn a_length_is_what_the_cpu_gives_and_never_a_guess() {
+        assert_eq!(instruction_len(0x72, 0x1000, 0, 0x1002), Some(2));
+        assert_eq!(instruction_len(0x72, 0x1000, 0, 0), None, "no next RIP");
+        assert_eq!(instruction_len(0x7b, 0x1000, 0x1001, 0), Some(1), "ports always tell");
+        assert_eq!(instruction_len(0x72, 0x1000, 0x1001, 0), None, "EXITINFO2 is for ports");
+        assert_eq!(instruction_len(0x72, 0x1000, 0, 0x2000), None);
+        assert_eq!(instruction_len(0x72, 0xffff, 0, 1), Some(2), "IP wraps");
+        assert_eq!(instruction_len(0x72, 0xffff_ffff, 0, 1), Some(2), "EIP wraps");
+    }
+}

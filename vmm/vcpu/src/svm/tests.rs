@@ -1,0 +1,410 @@
+//! The backend without a CPU: what is written into the VMCB, and what is made of the VMCB a CPU would leave.
+
+use std::collections::HashMap;
+
+use hw::{CpuidBus, CpuidResult, Hpa, Hva, Msr, MsrBus, MsrFault, OutOfFrames};
+use x86_spec::cpu::{Cr0, Efer, Rflags};
+use x86_spec::msr;
+use x86_spec::segment::{DescriptorTable, Segment};
+use x86_spec::svm::{EventWord, VirtualInterrupt, Vmcb, tlb_control};
+
+use super::features::Features;
+use super::{checks, fill_msr_permissions, state};
+use crate::{
+    Backend, EntryFailure, Event, Exit, Gpr, HostPage, HostPages, Registers, Unsupported, Vcpu,
+};
+
+/// A CPU by its CPUID leaves; starts as QEMU's emulation describes itself.
+struct Cpu {
+    leaves: HashMap<u32, CpuidResult>,
+    vm_cr: Option<u64>,
+}
+
+impl Cpu {
+    fn qemu() -> Self {
+        let leaf = |eax, ebx, ecx, edx| CpuidResult { eax, ebx, ecx, edx };
+        let leaves = [
+            (0, leaf(0xd, 0, 0, 0)),
+            (0x8000_0000, leaf(0x8000_000a, 0, 0, 0)),
+            (0x8000_0001, leaf(0, 0, 1 << 2, 1 << 27)),
+            (0x8000_0008, leaf(0x3028, 0, 0, 0)),
+            (0x8000_000a, leaf(1, 16, 0, 1 << 0 | 1 << 16)),
+        ];
+        Self { leaves: leaves.into_iter().collect(), vm_cr: Some(0) }
+    }
+
+    fn with(mut self, leaf: u32, change: impl FnOnce(&mut CpuidResult)) -> Self {
+        change(self.leaves.entry(leaf).or_default());
+        self
+    }
+}
+
+impl CpuidBus for Cpu {
+    fn cpuid(&self, leaf: u32, _: u32) -> CpuidResult {
+        self.leaves.get(&leaf).copied().unwrap_or_default()
+    }
+}
+
+impl MsrBus for Cpu {
+    fn read(&self, msr: Msr) -> Result<u64, MsrFault> {
+        match msr {
+            msr::VM_CR => self.vm_cr.ok_or(MsrFault(msr)),
+            _ => Err(MsrFault(msr)),
+        }
+    }
+    fn write(&self, msr: Msr, _: u64) -> Result<(), MsrFault> {
+        Err(MsrFault(msr))
+    }
+}
+
+/// Pages that live to the end of the test program, as a backend's do.
+struct Leaked;
+
+#[repr(align(4096))]
+struct Page([u8; 4096]);
+
+impl HostPages for Leaked {
+    fn alloc_pages(&mut self, count: usize) -> Result<HostPage, OutOfFrames> {
+        let pages: Vec<Page> = (0..count).map(|_| Page([0; 4096])).collect();
+        let hva = pages.leak().as_ptr().expose_provenance() as u64;
+        // Below 2^40, as the described CPU has it.
+        Ok(HostPage { hpa: Hpa::new(hva & 0xff_ffff_f000), hva: Hva::new(hva) })
+    }
+}
+
+fn long_mode() -> Registers {
+    Registers {
+        rip: 0x10_0000,
+        rflags: 0x202,
+        cr0: 0x8005_0033,
+        cr3: 0x1000,
+        cr4: 0x6b0,
+        efer: (Efer::LME | Efer::LMA | Efer::NXE).bits(),
+        cs: Segment::flat(0x10, Segment::CODE64),
+        ss: Segment::flat(0x18, Segment::DATA),
+        ds: Segment::flat(0x18, Segment::DATA),
+        es: Segment::unusable(),
+        fs: Segment { base: 0x1234, ..Segment::unusable() },
+        gs: Segment::unusable(),
+        tr: Segment { selector: 0x28, base: 0x5000, limit: 0x67, access: Segment::TSS64_BUSY },
+        ldtr: Segment::unusable(),
+        gdtr: DescriptorTable { base: 0x2000, limit: 0x37 },
+        idtr: DescriptorTable { base: 0x3000, limit: 0xfff },
+        dr7: 0x400,
+        ..Registers::default()
+    }
+}
+
+/// A virtual CPU of a CPU with these features, made as the backend makes it.
+fn vcpu_on(cpu: &Cpu) -> super::SvmVcpu {
+    let mut svm = super::Svm {
+        features: Features::probe(cpu, cpu).unwrap(),
+        fpu: crate::fpu::FpuSupport::probe(cpu),
+        io_permissions: super::Owned::new(&mut Leaked).unwrap(),
+        msr_permissions: super::Owned::new(&mut Leaked).unwrap(),
+        _host_save_area: super::Owned::new(&mut Leaked).unwrap(),
+    };
+    let init = crate::VcpuInit {
+        second_stage: Hpa::new(0x7000),
+        address_space: 1,
+        tsc_offset: 0u64.wrapping_sub(5),
+        xcr0_allowed: 0,
+        registers: long_mode(),
+    };
+    svm.create_vcpu(&init, &mut Leaked).unwrap()
+}
+
+fn vcpu() -> super::SvmVcpu {
+    vcpu_on(&Cpu::qemu())
+}
+
+#[test]
+fn a_missing_feature_is_named() {
+    let probe = |cpu: &Cpu| super::Svm::probe(cpu, cpu);
+    assert_eq!(probe(&Cpu::qemu()), Ok(()));
+    let old = Cpu::qemu().with(0x8000_0000, |leaf| leaf.eax = 0x8000_0008);
+    assert_eq!(probe(&old), Err(Unsupported::NoExtension));
+    let hidden = Cpu::qemu().with(0x8000_0001, |leaf| leaf.ecx = 0);
+    assert_eq!(probe(&hidden), Err(Unsupported::NoExtension));
+    let locked = Cpu { vm_cr: Some(1 << 4 | 1 << 3), ..Cpu::qemu() };
+    assert_eq!(probe(&locked), Err(Unsupported::LockedByFirmware("VM_CR")));
+    let no_switch = Cpu { vm_cr: None, ..Cpu::qemu() };
+    assert_eq!(probe(&no_switch), Ok(()));
+    let no_npt = Cpu::qemu().with(0x8000_000a, |leaf| leaf.edx = 0);
+    assert_eq!(probe(&no_npt), Err(Unsupported::Missing("NP (nested paging)")));
+    let no_asid = Cpu::qemu().with(0x8000_000a, |leaf| leaf.ebx = 1);
+    let missing = Unsupported::Missing("NASID (address space identifiers)");
+    assert_eq!(probe(&no_asid), Err(missing));
+}
+
+#[test]
+fn asids_stay_within_what_the_cpu_has() {
+    let cpu = Cpu::qemu();
+    let features = Features::probe(&cpu, &cpu).unwrap();
+    assert_eq!([1, 2, 15, 16, 31].map(|number| features.asid(number)), [1, 2, 15, 1, 1]);
+    assert!((0..=u16::MAX).all(|number| (1..16).contains(&features.asid(number))));
+}
+
+#[test]
+fn only_what_vmload_switches_is_passed_through() {
+    let mut map = [0; super::MSRPM_BYTES];
+    fill_msr_permissions(&mut map);
+    let intercepted = |msr: Msr| {
+        let bit = super::msrpm_bit(msr.0).unwrap();
+        (map[bit / 8] >> (bit % 8)) & 0b11
+    };
+    for msr in [msr::FS_BASE, msr::KERNEL_GS_BASE, msr::LSTAR, msr::SYSENTER_EIP] {
+        assert_eq!(intercepted(msr), 0, "{msr:?}");
+    }
+    for msr in [msr::EFER, msr::PAT, msr::VM_CR, msr::VM_HSAVE_PA, msr::TSC, msr::TSC_AUX] {
+        assert_eq!(intercepted(msr), 0b11, "{msr:?}");
+    }
+    let open: u32 = map.iter().map(|byte| byte.count_zeros()).sum();
+    assert_eq!(open, 20);
+}
+
+#[test]
+fn a_fresh_virtual_cpu_breaks_no_rule() {
+    let vcpu = vcpu();
+    assert_eq!(checks::broken_rule(&vcpu.vmcb, 40), None);
+    assert_eq!(vcpu.vmcb.control.n_cr3, 0x7000);
+    assert_eq!(vcpu.vmcb.control.tsc_offset, 0xffff_ffff_ffff_fffb);
+    assert_eq!(vcpu.vmcb.control.tlb_control, tlb_control::FLUSH_ALL, "no FlushByAsid here");
+}
+
+#[test]
+fn registers_come_back_as_they_were_set() {
+    let mut registers = long_mode();
+    for (number, gpr) in registers.gprs.iter_mut().enumerate() {
+        *gpr = 0x1111 * number as u64;
+    }
+    let mut vcpu = vcpu();
+    vcpu.set_registers(&registers);
+    assert_eq!(vcpu.registers(), registers);
+    assert_eq!(vcpu.gpr(Gpr::Rsp), 0x4444);
+    assert_eq!(vcpu.vmcb.save.efer & Efer::SVME.bits(), Efer::SVME.bits());
+    assert_eq!(vcpu.context().efer & Efer::SVME.bits(), 0);
+}
+
+#[test]
+fn access_rights_are_packed_as_the_manual_has_them() {
+    let code = state::pack(&Segment::flat(0x10, Segment::CODE64));
+    assert_eq!((code.attributes, code.limit), (0xa9b, 0xffff_ffff));
+    assert_eq!(state::pack(&Segment::unusable()).attributes, 0);
+    let user = Segment::flat(0x2b, 0xc0f3);
+    assert_eq!(state::pack(&user).attributes, 0xcf3);
+    assert_eq!(state::unpack(&state::pack(&user)), user);
+}
+
+#[test]
+fn the_privilege_level_follows_mode_and_stack() {
+    let cpl = |change: fn(&mut Registers)| {
+        let mut registers = long_mode();
+        change(&mut registers);
+        let mut vcpu = vcpu();
+        vcpu.set_registers(&registers);
+        vcpu.context().cpl
+    };
+    assert_eq!(cpl(|_| ()), 0);
+    assert_eq!(cpl(|registers| registers.ss.access |= 3 << 5), 3);
+    assert_eq!(
+        cpl(|registers| {
+            registers.cr0 = 0x10;
+            registers.ss.access |= 3 << 5;
+        }),
+        0
+    );
+    assert_eq!(cpl(|registers| registers.rflags |= Rflags::VM.bits()), 3);
+}
+
+#[test]
+fn efer_hides_svme_and_follows_the_rules_of_wrmsr() {
+    let mut vcpu = vcpu();
+    let efer = vcpu.read_msr(msr::EFER).unwrap();
+    assert_eq!(efer & Efer::SVME.bits(), 0);
+    assert_eq!(vcpu.write_msr(msr::EFER, efer | Efer::SCE.bits()), Ok(()));
+    assert_ne!(vcpu.vmcb.save.efer & Efer::SVME.bits(), 0, "SVME stays set");
+    let fault = Err(MsrFault(msr::EFER));
+    assert_eq!(vcpu.write_msr(msr::EFER, efer | Efer::SVME.bits()), fault);
+    assert_eq!(vcpu.write_msr(msr::EFER, efer | 1 << 1), fault);
+    assert_eq!(vcpu.write_msr(msr::EFER, efer & !Efer::LME.bits()), fault, "paging is on");
+    // LMA is the CPU's: a write neither sets nor clears it.
+    assert_eq!(vcpu.write_msr(msr::EFER, efer & !Efer::LMA.bits()), Ok(()));
+    assert_eq!(vcpu.read_msr(msr::EFER), Ok(efer));
+}
+
+#[test]
+fn msrs_take_what_the_cpu_would_take() {
+    let mut vcpu = vcpu();
+    assert_eq!(vcpu.write_msr(msr::FS_BASE, 0xffff_8000_0000_1000), Ok(()));
+    assert_eq!(vcpu.context().fs_base, 0xffff_8000_0000_1000);
+    let bad = 0x8000_0000_0000;
+    assert_eq!(vcpu.write_msr(msr::LSTAR, bad), Err(MsrFault(msr::LSTAR)));
+    assert_eq!(vcpu.write_msr(msr::PAT, 2), Err(MsrFault(msr::PAT)));
+    assert_eq!(vcpu.write_msr(msr::PAT, 0x0106), Ok(()));
+    assert_eq!(vcpu.read_msr(msr::PAT), Ok(0x0106));
+    assert_eq!(vcpu.write_msr(msr::TSC_AUX, 7), Ok(()));
+    assert_eq!(vcpu.read_msr(msr::TSC_AUX), Ok(7));
+    assert_eq!(vcpu.read_msr(msr::VM_HSAVE_PA), Err(MsrFault(msr::VM_HSAVE_PA)));
+}
+
+#[test]
+fn advancing_ends_the_shadow_and_wraps_outside_64_bit_code() {
+    let mut vcpu = vcpu();
+    vcpu.vmcb.control.interrupt_shadow = 1;
+    vcpu.vmcb.save.rip = 0xffff_ffff;
+    assert!(!vcpu.can_take_interrupt());
+    vcpu.advance(2);
+    assert_eq!(vcpu.rip(), 0x1_0000_0001);
+    assert!(vcpu.can_take_interrupt());
+    vcpu.vmcb.save.cs.attributes = 0xc9b;
+    vcpu.vmcb.save.rip = 0xffff_ffff;
+    vcpu.advance(2);
+    assert_eq!(vcpu.rip(), 1);
+}
+
+/// The CPU leaves with this code while it delivers `event`.
+fn leave(vcpu: &mut super::SvmVcpu, code: u64, event: u64) -> Exit {
+    vcpu.vmcb.control.exit_code = code;
+    vcpu.vmcb.control.exit_int_info = event;
+    vcpu.vmcb.control.event_injection = 0;
+    vcpu.finish()
+}
+
+#[test]
+fn an_event_that_an_exit_cut_short_is_delivered_again() {
+    let mut vcpu = vcpu();
+    let interrupt = EventWord::new(EventWord::INTERRUPT, 0x41, None).0;
+    assert!(matches!(leave(&mut vcpu, 0x400, interrupt), Exit::SecondStage(_)));
+    assert_eq!(vcpu.vmcb.control.event_injection, interrupt);
+    assert!(!vcpu.can_take_interrupt());
+    let fault = EventWord::new(EventWord::EXCEPTION, 14, Some(2)).0;
+    leave(&mut vcpu, 0x400, fault);
+    assert_eq!(vcpu.vmcb.control.event_injection, fault);
+    leave(&mut vcpu, 0x72, 0);
+    assert!(vcpu.can_take_interrupt());
+}
+
+#[test]
+fn what_an_instruction_raised_is_left_to_the_instruction() {
+    let mut vcpu = vcpu();
+    for event in [EventWord::new(4, 0x80, None), EventWord::new(EventWord::EXCEPTION, 3, None)] {
+        leave(&mut vcpu, 0x400, event.0);
+        assert_eq!(vcpu.vmcb.control.event_injection, 0);
+    }
+}
+
+#[test]
+fn a_fault_takes_precedence_over_a_redelivery() {
+    let mut vcpu = vcpu();
+    leave(&mut vcpu, 0x400, EventWord::new(EventWord::INTERRUPT, 0x41, None).0);
+    vcpu.inject(Event::PageFault { address: 0xdead_0000, error_code: 6 });
+    assert_eq!(vcpu.vmcb.control.event_injection, 0x6_8000_0b0e);
+    assert_eq!(vcpu.registers().cr2, 0xdead_0000);
+}
+
+#[test]
+fn exceptions_that_kerf_only_watches_reach_the_guest() {
+    let mut vcpu = vcpu();
+    assert_eq!(leave(&mut vcpu, 0x41, 0), Exit::Handled);
+    assert_eq!(vcpu.vmcb.control.event_injection, 0x8000_0301);
+    assert_eq!(leave(&mut vcpu, 0x51, 0), Exit::Handled);
+    assert_eq!(vcpu.vmcb.control.event_injection, 0x8000_0b11);
+    assert_eq!(leave(&mut vcpu, 0x6f, 0), Exit::Handled);
+    assert_eq!(vcpu.vmcb.control.event_injection, 0x8000_0b0d);
+}
+
+#[test]
+fn the_window_is_a_virtual_interrupt_over_every_priority() {
+    let mut vcpu = vcpu();
+    vcpu.set_task_priority(9);
+    let before = vcpu.vmcb.control.virtual_interrupt;
+    assert_eq!(before & VirtualInterrupt::MASKING.bits(), VirtualInterrupt::MASKING.bits());
+    vcpu.want_interrupt_window(true);
+    assert_eq!(vcpu.vmcb.control.virtual_interrupt, before | 0x001f_0100);
+    assert_eq!(vcpu.task_priority(), Some(9));
+    vcpu.want_interrupt_window(false);
+    assert_eq!(vcpu.vmcb.control.virtual_interrupt, before);
+}
+
+#[test]
+fn clean_bits_say_what_was_changed_and_only_where_they_are_offered() {
+    let mut vcpu = vcpu();
+    leave(&mut vcpu, 0x72, 0);
+    assert_eq!(vcpu.vmcb.control.clean, 0);
+    let mut vcpu = vcpu_on(&Cpu::qemu().with(0x8000_000a, |leaf| leaf.edx |= 1 << 5 | 1 << 6));
+    leave(&mut vcpu, 0x72, 0);
+    assert_eq!(vcpu.vmcb.control.tlb_control, tlb_control::NOTHING);
+    assert_eq!(vcpu.vmcb.control.clean, u32::MAX);
+    vcpu.set_task_priority(3);
+    assert_eq!(vcpu.vmcb.control.clean, !(1 << 3));
+    vcpu.inject(Event::PageFault { address: 0, error_code: 0 });
+    assert_eq!(vcpu.vmcb.control.clean, !(1 << 3 | 1 << 9));
+    vcpu.flush_translations();
+    assert_eq!(vcpu.vmcb.control.tlb_control, tlb_control::FLUSH_ASID);
+}
+
+#[test]
+fn a_length_is_given_where_the_cpu_offers_it() {
+    let set = |vcpu: &mut super::SvmVcpu, code, info2| {
+        vcpu.vmcb.control.exit_info2 = info2;
+        vcpu.vmcb.control.next_rip = 0x10_0002;
+        leave(vcpu, code, 0);
+    };
+    let mut plain = vcpu();
+    set(&mut plain, 0x72, 0);
+    assert_eq!(plain.instruction_len(), None);
+    set(&mut plain, 0x7b, 0x10_0001);
+    assert_eq!(plain.instruction_len(), Some(1));
+    let cpu = Cpu::qemu().with(0x8000_000a, |leaf| leaf.edx |= 1 << 3 | 1 << 7);
+    let mut assisted = vcpu_on(&cpu);
+    set(&mut assisted, 0x72, 0);
+    assert_eq!(assisted.instruction_len(), Some(2));
+    assert!(assisted.instruction_bytes().is_empty());
+    assisted.vmcb.control.instruction_len = 3;
+    assisted.vmcb.control.instruction_bytes[..3].copy_from_slice(&[0x8b, 0x04, 0x24]);
+    set(&mut assisted, 0x400, 0);
+    assert_eq!(assisted.instruction_bytes(), [0x8b, 0x04, 0x24]);
+    assisted.vmcb.control.instruction_len = 99;
+    assert!(assisted.instruction_bytes().is_empty(), "no more than there is room for");
+}
+
+#[test]
+fn a_refused_entry_names_the_rule() {
+    type Break = fn(&mut Vmcb);
+    let breaks: [(Break, &str); 13] = [
+        (|vmcb| vmcb.save.efer &= !Efer::SVME.bits(), "EFER.SVME is zero"),
+        (|vmcb| vmcb.save.cr0 |= Cr0::NW.bits(), "CR0.CD is zero and CR0.NW is set"),
+        (|vmcb| vmcb.save.cr0 |= 1 << 32, "CR0[63:32]"),
+        (|vmcb| vmcb.save.cr3 |= 1 << 40, "CR3 holds an address wider"),
+        (|vmcb| vmcb.save.dr6 |= 1 << 32, "DR6[63:32]"),
+        (|vmcb| vmcb.save.dr7 |= 1 << 63, "DR7[63:32]"),
+        (|vmcb| vmcb.save.efer |= 1 << 1, "reserved bits of EFER"),
+        (|vmcb| vmcb.save.cr4 &= !(1 << 5), "CR4.PAE is zero"),
+        (|vmcb| vmcb.save.cr0 &= !1, "CR0.PE is zero"),
+        (|vmcb| vmcb.save.cs.attributes |= 1 << 10, "CS.L and CS.D"),
+        (|vmcb| vmcb.control.intercept4 &= !1, "the VMRUN intercept"),
+        (|vmcb| vmcb.control.guest_asid = 0, "ASID is zero"),
+        (|vmcb| vmcb.save.g_pat = 2, "G_PAT"),
+    ];
+    for (change, rule) in breaks {
+        let mut vcpu = vcpu();
+        change(&mut vcpu.vmcb);
+        let Exit::EntryFailed(EntryFailure::Rule(named)) = leave(&mut vcpu, u64::MAX, 0) else {
+            panic!("no rule for {rule}");
+        };
+        assert!(named.starts_with(rule) || named.contains(rule), "{named} for {rule}");
+    }
+    let failed = Exit::EntryFailed(EntryFailure::Code(u64::MAX));
+    assert_eq!(leave(&mut vcpu(), u64::MAX, 0), failed);
+}
+
+#[test]
+fn an_illegal_event_is_a_broken_rule() {
+    for event in [0x8000_0102, 0x8000_0302, 0x8000_0320, 0x8000_0500] {
+        let mut vcpu = vcpu();
+        vcpu.vmcb.control.event_injection = event;
+        let rule = checks::broken_rule(&vcpu.vmcb, 40);
+        assert_eq!(rule, Some("EVENTINJ is illegal (APM 15.20)"), "{event:#x}");
+    }
+}

@@ -1,0 +1,355 @@
+//! A virtual CPU of SVM: its VMCB, the registers that VMRUN leaves alone, and the FPU state.
+
+use hw::{Msr, MsrFault, OutOfFrames};
+use x86_spec::cpu::{Rflags, vector};
+use x86_spec::msr;
+use x86_spec::svm::{
+    Clean, EventWord, INTERRUPT_SHADOW, Intercept3, Intercept4, NP_ENABLE, SvmFeatures,
+    VirtualInterrupt, Vmcb, exit_code, tlb_control,
+};
+
+use super::entry::{self, GuestRegisters};
+use super::exit::{self, ExitFields, Meaning};
+use super::features::Features;
+use super::insn::{self, Owned};
+use super::{Svm, checks, state};
+use crate::fpu::Fpu;
+use crate::{CpuContext, EntryFailure, Event, Exit, Gpr, HostPages, Registers, Vcpu, VcpuInit};
+
+/// V_TPR as far as CR8 reaches.
+const V_TPR: u32 = 0xf;
+/// Exceptions that are intercepted. #MC is the host's. #DB and #AC can raise themselves again while they are delivered,
+/// for ever, with no interrupt taken in between; an exit at each keeps the CPU in Kerf's hands.
+const EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
+
+/// A virtual CPU.
+#[derive(Debug)]
+pub struct SvmVcpu {
+    pub(super) vmcb: Owned<Vmcb>,
+    registers: GuestRegisters,
+    /// The CPU's own VMLOAD state, stored when this virtual CPU was loaded.
+    host: Owned<Vmcb>,
+    fpu: Fpu,
+    /// DR0 to DR3 while not loaded.
+    breakpoints: [u64; 4],
+    tsc_aux: u64,
+    loaded: bool,
+    features: Features,
+}
+
+impl SvmVcpu {
+    pub(super) fn new(
+        backend: &Svm,
+        init: &VcpuInit,
+        pages: &mut dyn HostPages,
+    ) -> Result<Self, OutOfFrames> {
+        let mut vcpu = Self {
+            vmcb: Owned::new(pages)?,
+            registers: GuestRegisters::default(),
+            host: Owned::new(pages)?,
+            fpu: Fpu::new(&backend.fpu, init.xcr0_allowed, pages)?,
+            breakpoints: [0; 4],
+            tsc_aux: 0,
+            loaded: false,
+            features: backend.features,
+        };
+        vcpu.write_controls(backend, init);
+        vcpu.vmcb.save.g_pat = state::PAT_RESET;
+        vcpu.set_registers(&init.registers);
+        Ok(vcpu)
+    }
+
+    fn write_controls(&mut self, backend: &Svm, init: &VcpuInit) {
+        let features = &self.features;
+        let control = &mut self.vmcb.control;
+        control.intercept_exceptions = EXCEPTIONS;
+        control.intercept3 = (Intercept3::INTR
+            | Intercept3::NMI
+            | Intercept3::SMI
+            | Intercept3::INIT
+            | Intercept3::VINTR
+            | Intercept3::RDPMC
+            | Intercept3::CPUID
+            | Intercept3::INVD
+            | Intercept3::HLT
+            | Intercept3::INVLPGA
+            | Intercept3::IOIO_PROT
+            | Intercept3::MSR_PROT
+            | Intercept3::SHUTDOWN)
+            .bits();
+        let mut intercept4 = Intercept4::VMRUN
+            | Intercept4::VMMCALL
+            | Intercept4::VMLOAD
+            | Intercept4::VMSAVE
+            | Intercept4::STGI
+            | Intercept4::CLGI
+            | Intercept4::SKINIT
+            | Intercept4::WBINVD
+            | Intercept4::MONITOR
+            | Intercept4::MWAIT
+            | Intercept4::XSETBV;
+        intercept4.set(Intercept4::RDPRU, features.rdpru);
+        control.intercept4 = intercept4.bits();
+        control.iopm_base_pa = backend.io_permissions.hpa().raw();
+        control.msrpm_base_pa = backend.msr_permissions.hpa().raw();
+        control.tsc_offset = init.tsc_offset;
+        control.guest_asid = features.asid(init.address_space);
+        control.virtual_interrupt = VirtualInterrupt::MASKING.bits();
+        control.nested_control = NP_ENABLE;
+        control.n_cr3 = init.second_stage.raw();
+    }
+
+    /// Flushes this guest's translations at the next entry: to be called after its second stage has lost a mapping or a
+    /// right.
+    pub fn flush_translations(&mut self) {
+        let by_asid = self.features.svm.contains(SvmFeatures::FLUSH_BY_ASID);
+        self.vmcb.control.tlb_control =
+            if by_asid { tlb_control::FLUSH_ASID } else { tlb_control::FLUSH_ALL };
+    }
+
+    /// Tells the CPU that it must read these fields of the VMCB again.
+    fn changed(&mut self, fields: Clean) {
+        self.vmcb.control.clean &= !fields.bits();
+    }
+
+    /// Takes in what the CPU wrote at #VMEXIT.
+    pub(super) fn finish(&mut self) -> Exit {
+        let vmcb = &mut *self.vmcb;
+        let control = &mut vmcb.control;
+        if control.tlb_control != tlb_control::NOTHING {
+            control.tlb_control = tlb_control::NOTHING;
+        }
+        let fields = ExitFields {
+            code: control.exit_code,
+            info1: control.exit_info1,
+            info2: control.exit_info2,
+            rax: vmcb.save.rax,
+            rcx: self.registers.gprs[Gpr::Rcx as usize],
+            rdx: self.registers.gprs[Gpr::Rdx as usize],
+        };
+        let meaning = exit::decode(&fields);
+        if meaning == Meaning::Refused {
+            return Exit::EntryFailed(self.refusal());
+        }
+        control.event_injection = redelivery(EventWord(control.exit_int_info)).0;
+        // What the CPU has just written and has cached is the same, until something here changes it.
+        let cached = self.features.svm.contains(SvmFeatures::VMCB_CLEAN);
+        control.clean = if cached { u32::MAX } else { 0 };
+        match meaning {
+            Meaning::Exit(exit) => exit,
+            Meaning::Reflect { vector, error_code } => {
+                self.inject(Event::Exception { vector, error_code });
+                Exit::Handled
+            }
+            Meaning::GeneralProtection => {
+                self.inject(Event::Exception { vector: vector::GP, error_code: Some(0) });
+                Exit::Handled
+            }
+            Meaning::MachineCheck => {
+                insn::machine_check();
+                Exit::Handled
+            }
+            Meaning::Refused => Exit::EntryFailed(EntryFailure::Code(fields.code)),
+        }
+    }
+
+    fn refusal(&self) -> EntryFailure {
+        match checks::broken_rule(&self.vmcb, self.features.physical_bits) {
+            Some(rule) => EntryFailure::Rule(rule),
+            None => EntryFailure::Code(self.vmcb.control.exit_code),
+        }
+    }
+}
+
+/// What to deliver again after an exit that cut `event` short (APM vol. 2, 15.7.2). What an instruction raised (INT n,
+/// INT3, INTO) happens again when the instruction is executed again, RIP being still at it.
+fn redelivery(event: EventWord) -> EventWord {
+    let by_instruction = match event.kind() {
+        EventWord::SOFTWARE => true,
+        EventWord::EXCEPTION => matches!(event.vector(), 3 | 4),
+        _ => false,
+    };
+    if event.is_valid() && !by_instruction { event } else { EventWord::NONE }
+}
+
+impl Vcpu for SvmVcpu {
+    fn run(&mut self) -> Exit {
+        debug_assert!(self.loaded, "run before load");
+        entry::enter(&mut self.registers, &mut self.vmcb, &self.host);
+        self.finish()
+    }
+
+    fn gpr(&self, register: Gpr) -> u64 {
+        match register {
+            Gpr::Rax => self.vmcb.save.rax,
+            Gpr::Rsp => self.vmcb.save.rsp,
+            _ => self.registers.gprs[register as usize],
+        }
+    }
+
+    fn set_gpr(&mut self, register: Gpr, value: u64) {
+        match register {
+            Gpr::Rax => self.vmcb.save.rax = value,
+            Gpr::Rsp => self.vmcb.save.rsp = value,
+            _ => self.registers.gprs[register as usize] = value,
+        }
+    }
+
+    fn rip(&self) -> u64 {
+        self.vmcb.save.rip
+    }
+
+    fn instruction_len(&self) -> Option<u8> {
+        let control = &self.vmcb.control;
+        let offered = self.features.svm.contains(SvmFeatures::NRIPS);
+        let next_rip = if offered { control.next_rip } else { 0 };
+        exit::instruction_len(control.exit_code, self.vmcb.save.rip, control.exit_info2, next_rip)
+    }
+
+    fn instruction_bytes(&self) -> &[u8] {
+        let control = &self.vmcb.control;
+        // The bytes are there for nested page faults on data only (APM vol. 2, 15.8.4).
+        let given = self.features.svm.contains(SvmFeatures::DECODE_ASSISTS)
+            && control.exit_code == exit_code::NPF;
+        let len = if given { usize::from(control.instruction_len) } else { 0 };
+        control.instruction_bytes.get(..len).unwrap_or_default()
+    }
+
+    fn advance(&mut self, len: u8) {
+        state::advance(&mut self.vmcb.save, len);
+        self.vmcb.control.interrupt_shadow &= !INTERRUPT_SHADOW;
+    }
+
+    fn context(&self) -> CpuContext {
+        state::context(&self.vmcb.save)
+    }
+
+    fn can_take_interrupt(&self) -> bool {
+        self.vmcb.save.rflags & Rflags::IF.bits() != 0
+            && self.vmcb.control.interrupt_shadow & INTERRUPT_SHADOW == 0
+            && !EventWord(self.vmcb.control.event_injection).is_valid()
+    }
+
+    /// The window is a virtual interrupt of the highest priority: the CPU exits where the guest would take it.
+    fn want_interrupt_window(&mut self, wanted: bool) {
+        let window =
+            VirtualInterrupt::IRQ | VirtualInterrupt::PRIORITY | VirtualInterrupt::IGNORE_TPR;
+        let old = VirtualInterrupt::from_bits_retain(self.vmcb.control.virtual_interrupt);
+        if old.contains(VirtualInterrupt::IRQ) != wanted {
+            let new = if wanted { old | window } else { old - window };
+            self.vmcb.control.virtual_interrupt = new.bits();
+            self.changed(Clean::TPR);
+        }
+    }
+
+    fn inject(&mut self, event: Event) {
+        let word = match event {
+            Event::Interrupt(vector) => EventWord::new(EventWord::INTERRUPT, vector, None),
+            Event::Nmi => EventWord::new(EventWord::NMI, vector::NMI, None),
+            Event::Exception { vector, error_code } => {
+                EventWord::new(EventWord::EXCEPTION, vector, error_code)
+            }
+            Event::PageFault { address, error_code } => {
+                self.vmcb.save.cr2 = address;
+                self.changed(Clean::CR2);
+                EventWord::new(EventWord::EXCEPTION, vector::PF, Some(error_code))
+            }
+        };
+        self.vmcb.control.event_injection = word.0;
+    }
+
+    fn read_msr(&self, msr: Msr) -> Result<u64, MsrFault> {
+        match msr {
+            msr::TSC_AUX if self.features.tsc_aux => Ok(self.tsc_aux),
+            _ => state::read_msr(&self.vmcb.save, msr),
+        }
+    }
+
+    fn write_msr(&mut self, msr: Msr, value: u64) -> Result<(), MsrFault> {
+        if msr == msr::TSC_AUX {
+            if !self.features.tsc_aux || value >> 32 != 0 {
+                return Err(MsrFault(msr));
+            }
+            self.tsc_aux = value;
+            if self.loaded {
+                insn::write_guest_msr(msr, value);
+            }
+            return Ok(());
+        }
+        state::write_msr(&mut self.vmcb.save, msr, value)?;
+        match msr {
+            msr::EFER => {
+                self.changed(Clean::CONTROL_REGISTERS);
+                // NXE gives entries of the guest's tables another meaning.
+                self.flush_translations();
+            }
+            msr::PAT => self.changed(Clean::NESTED_PAGING),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.fpu.set_xcr0(value);
+    }
+
+    fn xcr0(&self) -> u64 {
+        self.fpu.xcr0()
+    }
+
+    fn set_task_priority(&mut self, class: u8) {
+        let old = self.vmcb.control.virtual_interrupt;
+        let new = old & !V_TPR | u32::from(class) & V_TPR;
+        if new != old {
+            self.vmcb.control.virtual_interrupt = new;
+            self.changed(Clean::TPR);
+        }
+    }
+
+    fn task_priority(&self) -> Option<u8> {
+        Some((self.vmcb.control.virtual_interrupt & V_TPR) as u8)
+    }
+
+    fn set_registers(&mut self, registers: &Registers) {
+        self.registers.gprs = registers.gprs;
+        state::set_registers(&mut self.vmcb.save, registers);
+        let control = &mut self.vmcb.control;
+        control.interrupt_shadow = 0;
+        control.event_injection = EventWord::NONE.0;
+        self.changed(Clean::all());
+        self.flush_translations();
+    }
+
+    fn registers(&self) -> Registers {
+        state::registers(&self.vmcb.save, &self.registers.gprs)
+    }
+
+    fn load(&mut self) {
+        if self.loaded {
+            return;
+        }
+        self.loaded = true;
+        insn::vmsave(&mut self.host);
+        self.fpu.load();
+        insn::write_breakpoints(self.breakpoints);
+        if self.features.tsc_aux {
+            insn::write_guest_msr(msr::TSC_AUX, self.tsc_aux);
+        }
+        // Another virtual CPU may have used the ASID on this CPU, or this one's old entries have gone stale here.
+        self.flush_translations();
+        self.changed(Clean::all());
+    }
+
+    fn unload(&mut self) {
+        if !self.loaded {
+            return;
+        }
+        self.loaded = false;
+        self.breakpoints = insn::read_breakpoints();
+        insn::write_breakpoints([0; 4]);
+        if self.features.tsc_aux {
+            insn::write_guest_msr(msr::TSC_AUX, 0);
+        }
+        self.fpu.unload();
+    }
+}
