@@ -34,7 +34,9 @@ fn main(info: Option<&BootInfo>, entry_tsc: u64) -> ! {
     };
     let frames = mem::counts();
     log::info!("{} MiB of memory, {} MiB free", frames.total >> 8, frames.free >> 8);
-    let _ = entry_tsc;
+    let machine = acpi::read(&info, &handoff);
+    let timer = irq::init(&machine);
+    let _ = (entry_tsc, timer);
     power::stop(power::Verdict::PowerOff)
 }
 

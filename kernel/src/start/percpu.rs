@@ -4,7 +4,7 @@ use core::arch::asm;
 use core::cell::UnsafeCell;
 use core::mem::offset_of;
 use core::ptr;
-use core::sync::atomic::{AtomicU32, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::gdt::{self, Gdt, Tss};
 use super::{idt, stack};
@@ -17,7 +17,9 @@ pub(crate) struct PerCpu {
     /// Kerf's number for the CPU, from 0 for the one that booted.
     pub(crate) number: u32,
     /// Its local APIC's ID, once that is known.
-    pub(crate) apic_id: AtomicU32,
+    apic_id: AtomicU32,
+    /// The local timer's interrupt came.
+    timer: AtomicBool,
     /// How many NMIs came.
     pub(super) nmis: AtomicU32,
     gdt: Gdt,
@@ -32,15 +34,35 @@ impl PerCpu {
             myself: ptr::null(),
             number,
             apic_id: AtomicU32::new(u32::MAX),
+            timer: AtomicBool::new(false),
             nmis: AtomicU32::new(0),
             gdt: Gdt::new(),
             tss: Tss::new(),
         }
     }
 
+    /// Notes the local APIC's ID.
+    pub(crate) fn set_apic_id(&self, id: u32) {
+        self.apic_id.store(id, Ordering::Relaxed);
+    }
+
     /// The local APIC's ID.
     pub(crate) fn apic_id(&self) -> u32 {
         self.apic_id.load(Ordering::Relaxed)
+    }
+
+    /// Notes that the local timer's interrupt came. Handlers run on the CPU they concern, so relaxed order will do.
+    pub(crate) fn note_timer(&self) {
+        self.timer.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether it came since this was last asked.
+    pub(crate) fn take_timer(&self) -> bool {
+        let came = self.timer.load(Ordering::Relaxed);
+        if came {
+            self.timer.store(false, Ordering::Relaxed);
+        }
+        came
     }
 }
 

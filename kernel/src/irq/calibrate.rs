@@ -1,0 +1,153 @@
+//! How fast the clocks run.
+//!
+//! The CPU may say what its TSC counts (CPUID 15h and 16h), and may be wrong about it: emulators and hypervisors pass
+//! the leaf of one machine on to another. So what it says is checked against a counter of known frequency, where one
+//! counts. Every wait ends: a counter that stands still is skipped.
+
+use firmware::Machine;
+use hw::CpuidBus;
+use x86_spec::apic::{Lvt, lapic as reg};
+
+use super::counters::Counter;
+use super::lapic::Lapic;
+use crate::platform::{CpuId, rdtsc};
+
+/// How fast the clocks of a CPU run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Rates {
+    /// Ticks of the TSC in a second.
+    pub(crate) tsc_hz: u64,
+    /// Ticks of the local APIC's timer in a second, undivided.
+    pub(crate) apic_hz: u64,
+}
+
+/// One measurement: ticks of both clocks over the same time.
+#[derive(Clone, Copy, Debug)]
+struct Window {
+    tsc: u64,
+    apic: u64,
+    /// Ticks of the counter, and its frequency.
+    ticks: u64,
+    hz: u64,
+}
+
+/// Part of a second that a measurement takes: 10 ms, by which the 1 µs that reading a counter takes is 1 in 10,000.
+const MEASURE: u64 = 100;
+/// Part of a second that checking a claim takes.
+const CHECK: u64 = 1000;
+/// Reads of a counter in a row that show the same value before it is taken to stand still.
+const STILL_READS: u32 = 100_000;
+/// A claim may be off by one part in this many.
+const TOLERANCE: u64 = 50;
+/// What is assumed where nothing is known.
+const ASSUMED_HZ: u64 = 1_000_000_000;
+
+/// Finds the rates.
+pub(super) fn run(machine: &Machine, lapic: &Lapic) -> Rates {
+    // Divide by 1 (SDM vol. 3, figure 11-10); masked, it only counts.
+    lapic.write(reg::TIMER_DIVIDE, 0b1011);
+    lapic.write(reg::LVT_TIMER, Lvt::MASKED | u32::from(super::TIMER));
+    let claimed = claimed_hz();
+    let part = if claimed.is_some() { CHECK } else { MEASURE };
+    let found = Counter::all(machine).find_map(|counter| {
+        let window = measure(&counter, lapic, part);
+        if window.is_none() {
+            log::warn!("the {} stands still; not used", counter.name);
+        }
+        window.map(|window| (counter, window))
+    });
+    match (claimed, found) {
+        (Some(hz), Some((_, window))) if window.agrees_with(hz) => window.rates_at(hz),
+        (Some(hz), Some((counter, window))) => {
+            log::warn!(
+                "CPUID claims a TSC of {} kHz, the {} shows {} kHz; the latter is used",
+                hz / 1000,
+                counter.name,
+                window.tsc_hz() / 1000
+            );
+            let longer = measure(&counter, lapic, MEASURE).unwrap_or(window);
+            longer.rates_at(longer.tsc_hz())
+        }
+        (None, Some((counter, window))) => {
+            log::debug!("the TSC was measured by the {}", counter.name);
+            window.rates_at(window.tsc_hz())
+        }
+        (claimed, None) => {
+            let hz = claimed.unwrap_or(ASSUMED_HZ);
+            if claimed.is_none() {
+                log::warn!("no counter counts: the TSC is assumed to run at {} kHz", hz / 1000);
+            }
+            by_tsc(hz, lapic)
+        }
+    }
+}
+
+impl Window {
+    fn tsc_hz(&self) -> u64 {
+        (u128::from(self.tsc) * u128::from(self.hz) / u128::from(self.ticks)) as u64
+    }
+
+    fn agrees_with(&self, hz: u64) -> bool {
+        self.tsc_hz().abs_diff(hz) <= hz / TOLERANCE
+    }
+
+    fn rates_at(&self, tsc_hz: u64) -> Rates {
+        let apic_hz = u128::from(self.apic) * u128::from(tsc_hz) / u128::from(self.tsc.max(1));
+        Rates { tsc_hz: tsc_hz.max(1), apic_hz: (apic_hz as u64).max(1) }
+    }
+}
+
+/// Counts both clocks for one `part`-th of a second by `counter`; `None` where it stands still.
+fn measure(counter: &Counter, lapic: &Lapic, part: u64) -> Option<Window> {
+    let wanted = counter.hz / part;
+    let first = counter.read();
+    lapic.write(reg::TIMER_INITIAL, u32::MAX);
+    let (tsc, apic) = (rdtsc(), lapic.read(reg::TIMER_CURRENT));
+    let (mut ticks, mut last, mut still) = (0, first, 0);
+    while ticks < wanted {
+        let now = counter.read();
+        // Reads come often enough for the narrowest counter not to go round between two of them.
+        ticks += now.wrapping_sub(last) & counter.mask;
+        still = if now == last { still + 1 } else { 0 };
+        if still == STILL_READS {
+            return None;
+        }
+        last = now;
+    }
+    let tsc = rdtsc() - tsc;
+    let apic = apic.saturating_sub(lapic.read(reg::TIMER_CURRENT)).into();
+    lapic.write(reg::TIMER_INITIAL, 0);
+    Some(Window { tsc, apic, ticks, hz: counter.hz })
+}
+
+/// Counts the local timer by a TSC of known frequency.
+fn by_tsc(tsc_hz: u64, lapic: &Lapic) -> Rates {
+    lapic.write(reg::TIMER_INITIAL, u32::MAX);
+    let (start, apic) = (rdtsc(), lapic.read(reg::TIMER_CURRENT));
+    while rdtsc() - start < tsc_hz / CHECK {
+        core::hint::spin_loop();
+    }
+    let tsc = rdtsc() - start;
+    let apic = apic.saturating_sub(lapic.read(reg::TIMER_CURRENT)).into();
+    lapic.write(reg::TIMER_INITIAL, 0);
+    Window { tsc, apic, ticks: tsc, hz: tsc_hz }.rates_at(tsc_hz)
+}
+
+/// What CPUID says of the TSC's frequency (SDM vol. 3, 19.7.3): crystal times ratio; where it does not tell the crystal,
+/// the crystal is what makes the ratio give the base frequency.
+fn claimed_hz() -> Option<u64> {
+    let highest = CpuId.cpuid(0, 0).eax;
+    if highest < 0x15 {
+        return None;
+    }
+    let ratio = CpuId.cpuid(0x15, 0);
+    let (denominator, numerator) = (u64::from(ratio.eax), u64::from(ratio.ebx));
+    if denominator == 0 || numerator == 0 {
+        return None;
+    }
+    if ratio.ecx != 0 {
+        return Some(u64::from(ratio.ecx) * numerator / denominator);
+    }
+    let base_mhz = if highest >= 0x16 { u64::from(CpuId.cpuid(0x16, 0).eax & 0xffff) } else { 0 };
+    (base_mhz != 0).then_some(base_mhz * 1_000_000)
+}

@@ -1,0 +1,95 @@
+//! The local APIC, in whichever mode the firmware left it (SDM vol. 3, chapter 11).
+
+use hw::{CpuidBus, Hpa, MsrBus};
+use spin::Once;
+use x86_spec::apic::{self, ApicBase, Lvt, Svr, lapic as reg};
+use x86_spec::msr;
+
+use crate::mem;
+use crate::platform::{CpuId, Mmio, Msrs};
+
+/// The local APIC of the calling CPU: all CPUs see theirs in the same place.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Lapic {
+    /// By its page.
+    Xapic(Mmio),
+    /// By its MSRs.
+    X2apic,
+}
+
+static LAPIC: Once<Lapic> = Once::new();
+
+/// Ends the interrupt that is being handled.
+pub(super) fn end_of_interrupt() {
+    if let Some(lapic) = LAPIC.get() {
+        lapic.write(reg::EOI, 0);
+    }
+}
+
+impl Lapic {
+    /// Turns the calling CPU's on, with every local source masked but LINT1, which is the NMI's.
+    pub(super) fn enable() -> Self {
+        let base = Msrs.read(msr::APIC_BASE).unwrap_or(apic::DEFAULT_LAPIC_BASE);
+        let flags = ApicBase::from_bits_retain(base);
+        if !flags.contains(ApicBase::EN)
+            && Msrs.write(msr::APIC_BASE, (flags | ApicBase::EN).bits()).is_err()
+        {
+            log::warn!("the local APIC cannot be turned on");
+        }
+        let lapic = *LAPIC.call_once(|| {
+            let registers = Hpa::new(base & apic::APIC_BASE_ADDRESS);
+            match mem::map_mmio(registers, apic::LAPIC_BYTES) {
+                Some(page) if !flags.contains(ApicBase::EXTD) => Self::Xapic(page),
+                _ => Self::X2apic,
+            }
+        });
+        for lvt in [reg::LVT_TIMER, reg::LVT_LINT0, reg::LVT_ERROR] {
+            lapic.write(lvt, Lvt::MASKED | u32::from(super::SPURIOUS));
+        }
+        lapic.write(reg::TPR, 0);
+        lapic.write(reg::SVR, Svr::APIC_ENABLED.bits() | u32::from(super::SPURIOUS));
+        // What the firmware left in service would hold back everything of its priority and below.
+        for _ in 0..256 {
+            let in_service = (0..8).any(|n| lapic.read(reg::ISR + 0x10 * n) != 0);
+            if !in_service {
+                break;
+            }
+            lapic.write(reg::EOI, 0);
+        }
+        lapic
+    }
+
+    /// Its ID.
+    pub(super) fn id(self) -> u32 {
+        match self {
+            Self::Xapic(_) => self.read(reg::ID) >> 24,
+            Self::X2apic => self.read(reg::ID),
+        }
+    }
+
+    /// Reads a register by its offset in the page.
+    pub(super) fn read(self, offset: u16) -> u32 {
+        match self {
+            Self::Xapic(page) => page.read32(offset.into()),
+            Self::X2apic => Msrs.read(apic::x2apic_msr(offset)).unwrap_or_default() as u32,
+        }
+    }
+
+    /// Writes a register by its offset in the page.
+    pub(super) fn write(self, offset: u16, value: u32) {
+        match self {
+            Self::Xapic(page) => page.write32(offset.into(), value),
+            Self::X2apic => {
+                if Msrs.write(apic::x2apic_msr(offset), value.into()).is_err() {
+                    log::warn!("the local APIC refused {value:#x} at {offset:#x}");
+                }
+            }
+        }
+    }
+}
+
+/// Whether the timer can be told the TSC value to fire at (SDM vol. 3, 11.5.4.1).
+pub(super) fn has_tsc_deadline() -> bool {
+    const TSC_DEADLINE: u32 = 1 << 24;
+    CpuId.cpuid(1, 0).ecx & TSC_DEADLINE != 0
+}
