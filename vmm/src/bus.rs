@@ -11,10 +11,6 @@ use crate::platform::{pci, pm, rtc, uart};
 
 /// Ends a test's guest.
 const EXIT_PORT: Port = Port(0xf4);
-/// Reset control, which lies among PCI's ports (Intel's I/O controller hubs, RST_CNT).
-const RESET_CONTROL: Port = Port(0xcf9);
-/// RST_CPU: resets when it is written one.
-const RESET_CPU: u64 = 1 << 2;
 
 impl Machine {
     /// Reads a port: a device's answer, or all-ones.
@@ -52,17 +48,13 @@ impl Machine {
                 self.flush_console(host);
             }
         } else if let Some(offset) = pm::PORTS.offset_of(port) {
-            return match self.pm.write(offset, width, value, now) {
-                None => Outcome::Resume,
-                Some(PowerRequest::PowerOff) => Outcome::PowerOff,
-                Some(PowerRequest::Reset) => Outcome::Reset,
-            };
+            if let Some(request) = self.pm.write(offset, width, value, now) {
+                return request.into();
+            }
         } else if let Some(offset) = rtc::PORTS.offset_of(port) {
             self.rtc.write(offset, width, value, host.unix_time());
-        } else if port == RESET_CONTROL && width == Width::W1 {
-            if value & RESET_CPU != 0 {
-                return Outcome::Reset;
-            }
+        } else if let Some(request) = pm::reset_by_port(port, width, value) {
+            return request.into();
         } else if let Some(offset) = pci::PORTS.offset_of(port) {
             self.pci.write(offset, width, value, now);
         } else if port == EXIT_PORT && self.exit_port {
@@ -114,6 +106,15 @@ impl Machine {
             Some(Page::IoApic)
         } else {
             None
+        }
+    }
+}
+
+impl From<PowerRequest> for Outcome {
+    fn from(request: PowerRequest) -> Self {
+        match request {
+            PowerRequest::PowerOff => Self::PowerOff,
+            PowerRequest::Reset => Self::Reset,
         }
     }
 }

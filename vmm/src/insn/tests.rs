@@ -1,5 +1,4 @@
 //! The decoders against `iced-x86`, and the arithmetic against wide integers.
-#![allow(clippy::expect_used, clippy::indexing_slicing, clippy::panic, clippy::unwrap_used)]
 
 use super::alu::{Binary, Bit, Unary};
 use super::exiting::Plain;
@@ -263,7 +262,7 @@ const fn binary_mnemonic(op: Binary) -> Mnemonic {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(20_000) })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(4_096) })]
 
     #[test]
     fn memory_instructions_decode_as_the_reference_does(bytes in encoding(), mode in mode()) {

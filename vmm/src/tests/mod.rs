@@ -1,1 +1,9 @@
-//! [`crate::Machine`] driven through every exit by a scripted virtual CPU.
+//! [`Machine`] driven through every exit by a scripted virtual CPU.
+
+mod bench;
+mod exits;
+mod interrupts;
+mod mmio;
+mod port;
+
+pub(crate) use bench::Memory;

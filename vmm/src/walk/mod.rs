@@ -12,6 +12,9 @@ use x86_spec::cpu::{Cr0, Cr4, Efer, Rflags};
 use crate::insn::{MAX_BYTES, Mode};
 use crate::{GuestMemory, NoMemory};
 
+#[cfg(test)]
+mod tests;
+
 /// Why a linear address has no guest physical one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WalkError {

@@ -1,0 +1,267 @@
+//! Exits that are answered by registers alone.
+
+use hw::{Gpa, Msr, Port, Width};
+use vcpu::scripted::Step;
+use vcpu::{Access, EntryFailure, Event, Exit, Gpr, PortIo, SecondStageFault};
+use x86_spec::cpu::vector;
+use x86_spec::msr;
+
+use super::bench::{Bench, CODE, spec};
+use crate::counters::ExitKind;
+use crate::exit::{Crash, Outcome};
+use crate::hypercall;
+use crate::platform::cpuid::CpuidState;
+
+const GP: Event = Event::Exception { vector: vector::GP, error_code: Some(0) };
+const UD: Event = Event::Exception { vector: vector::UD, error_code: None };
+
+fn every_exit() -> Vec<Exit> {
+    let port = |write, string, rep| {
+        Exit::PortIo(PortIo { port: Port(0x80), width: Width::W1, write, string, rep })
+    };
+    let touch = |access, during_walk| {
+        Exit::SecondStage(SecondStageFault {
+            gpa: Gpa::new(0xfee0_0020),
+            gla: None,
+            access,
+            during_walk,
+        })
+    };
+    vec![
+        Exit::Cpuid,
+        Exit::Hypercall,
+        Exit::Halt,
+        Exit::MsrRead(msr::EFER),
+        Exit::MsrWrite { msr: msr::EFER, value: 0 },
+        port(false, false, false),
+        port(true, false, false),
+        port(false, true, true),
+        port(true, true, false),
+        touch(Access::Read, false),
+        touch(Access::Write, false),
+        touch(Access::Execute, false),
+        touch(Access::Read, true),
+        Exit::Xsetbv { index: 0, value: 1 },
+        Exit::Cr8Read { register: Gpr::Rbx },
+        Exit::Cr8Write { value: 2 },
+        Exit::InvalidOpcode,
+        Exit::Ignore,
+        Exit::Handled,
+        Exit::ExternalInterrupt,
+        Exit::Nmi,
+        Exit::InterruptWindow,
+        Exit::Shutdown,
+        Exit::InitSignal,
+        Exit::EntryFailed(EntryFailure::Code(7)),
+        Exit::Unhandled { code: 99, detail: 1 },
+    ]
+}
+
+#[test]
+fn every_exit_is_answered_and_counted() {
+    for exit in every_exit() {
+        for step in [Step::new(exit, 3), Step::undecoded(exit)] {
+            let mut bench = Bench::new();
+            let _ = bench.step(step);
+            assert!(bench.machine.counters().exits(ExitKind::of(&exit)) >= 1, "{exit:?}");
+        }
+    }
+}
+
+#[test]
+fn dead_guests_are_reported() {
+    let crash = |exit| Bench::new().exit(exit);
+    assert_eq!(crash(Exit::Shutdown), Outcome::Crashed(Crash::TripleFault));
+    let why = EntryFailure::Rule("CR0.PE");
+    assert_eq!(crash(Exit::EntryFailed(why)), Outcome::Crashed(Crash::EntryFailed(why)));
+    assert_eq!(
+        crash(Exit::Unhandled { code: 1, detail: 2 }),
+        Outcome::Crashed(Crash::Unhandled { code: 1, detail: 2 })
+    );
+}
+
+#[test]
+fn cpuid_answers_by_the_policy() {
+    let mut bench = Bench::new();
+    for leaf in [0u32, 1, 7, 0xd, 0x4000_0000, 0x8000_0000] {
+        bench.set(Gpr::Rax, 0xdead_0000_0000_0000 | u64::from(leaf));
+        bench.set(Gpr::Rcx, 0);
+        assert_eq!(bench.exit(Exit::Cpuid), Outcome::Resume);
+        let state = CpuidState { cr4: bench.vcpu.state.cr4, xcr0: 1, apic_id: 0 };
+        let expected = spec().cpuid.cpuid(leaf, 0, &state);
+        let got = [Gpr::Rax, Gpr::Rbx, Gpr::Rcx, Gpr::Rdx].map(|gpr| bench.gpr(gpr));
+        let expected = [expected.eax, expected.ebx, expected.ecx, expected.edx].map(u64::from);
+        assert_eq!(got, expected, "leaf {leaf:#x}");
+    }
+}
+
+#[test]
+fn a_length_that_the_cpu_does_not_give_is_decoded() {
+    let mut bench = Bench::new();
+    bench.code(&[0x66, 0x48, 0x0f, 0xa2]);
+    assert_eq!(bench.step(Step::undecoded(Exit::Cpuid)), Outcome::Resume);
+    assert!(bench.is_past(4));
+    bench.code(&[0xf4]);
+    bench.vcpu.state.rflags = 0x202;
+    assert_eq!(bench.step(Step::undecoded(Exit::Halt)), Outcome::Halt);
+    assert!(bench.is_past(1));
+}
+
+#[test]
+fn bytes_that_the_cpu_gives_are_preferred_to_memory() {
+    let mut bench = Bench::new();
+    bench.code(&[0x90; 4]);
+    assert_eq!(bench.step(Step::undecoded(Exit::Cpuid).with_bytes(&[0x0f, 0xa2])), Outcome::Resume);
+    assert!(bench.is_past(2));
+}
+
+#[test]
+fn a_changed_instruction_is_run_again_and_one_that_stays_so_is_reported() {
+    let mut bench = Bench::new();
+    bench.code(&[0x90, 0xc3]);
+    for attempt in 1..8 {
+        assert_eq!(bench.step(Step::undecoded(Exit::Cpuid)), Outcome::Resume);
+        assert!(bench.is_past(0));
+        assert_eq!(bench.machine.counters().mismatches, attempt);
+    }
+    let Outcome::Crashed(Crash::Undecodable(found)) = bench.step(Step::undecoded(Exit::Cpuid))
+    else {
+        panic!("the eighth time is too many")
+    };
+    assert_eq!((found.rip, &found.bytes[..2], found.len), (CODE, &[0x90, 0xc3][..], 15));
+}
+
+#[test]
+fn retries_at_different_places_do_not_add_up() {
+    let mut bench = Bench::new();
+    for round in 0..20 {
+        bench.vcpu.state.rip = CODE + round % 2;
+        assert_eq!(bench.step(Step::undecoded(Exit::Cpuid)), Outcome::Resume);
+    }
+}
+
+#[test]
+fn hypercalls_return_in_rax() {
+    let mut bench = Bench::new();
+    bench.set(Gpr::Rax, hypercall::number::VERSION);
+    assert_eq!(bench.exit(Exit::Hypercall), Outcome::Resume);
+    assert_eq!(bench.gpr(Gpr::Rax), hypercall::VERSION);
+    assert_ne!(hypercall::VERSION, 0);
+
+    bench.set(Gpr::Rax, 12_345);
+    assert_eq!(bench.exit(Exit::Hypercall), Outcome::Resume);
+    assert_eq!(bench.gpr(Gpr::Rax), u64::MAX);
+    let unknown = bench.machine.counters().unknown_hypercalls;
+    assert_eq!((unknown.count, unknown.last), (1, 12_345));
+}
+
+#[test]
+fn a_hypercall_from_user_mode_is_undefined() {
+    let mut bench = Bench::new();
+    bench.vcpu.state.ss.access |= 3 << 5;
+    bench.set(Gpr::Rax, 0);
+    assert_eq!(bench.exit(Exit::Hypercall), Outcome::Resume);
+    assert_eq!(bench.vcpu.pending, Some(UD));
+    assert_eq!((bench.gpr(Gpr::Rax), bench.vcpu.advanced.len()), (0, 0));
+}
+
+#[test]
+fn unknown_msr_faults() {
+    let mut bench = Bench::new();
+    let unknown = Msr(0x1234_5678);
+    assert_eq!(bench.exit(Exit::MsrRead(unknown)), Outcome::Resume);
+    assert_eq!(bench.vcpu.pending, Some(GP));
+    assert_eq!(bench.exit(Exit::MsrWrite { msr: unknown, value: 1 }), Outcome::Resume);
+    assert_eq!(bench.vcpu.pending, Some(GP));
+    assert!(bench.vcpu.advanced.is_empty());
+    let counted = bench.machine.counters().unknown_msrs;
+    assert_eq!((counted.count, counted.last), (2, 0x1234_5678));
+}
+
+#[test]
+fn msrs_of_the_backend_are_read_and_written_there() {
+    let mut bench = Bench::new();
+    let value = 0x1234_5678_9abc_def0;
+    assert_eq!(bench.exit(Exit::MsrWrite { msr: msr::LSTAR, value }), Outcome::Resume);
+    assert_eq!(bench.vcpu.msr_writes, [(msr::LSTAR, value)]);
+    bench.set(Gpr::Rax, u64::MAX);
+    bench.set(Gpr::Rdx, u64::MAX);
+    assert_eq!(bench.exit(Exit::MsrRead(msr::LSTAR)), Outcome::Resume);
+    assert_eq!((bench.gpr(Gpr::Rax), bench.gpr(Gpr::Rdx)), (0x9abc_def0, 0x1234_5678));
+}
+
+#[test]
+fn the_tsc_read_by_rdmsr_is_the_guests() {
+    let mut bench = Bench::new();
+    bench.host.tsc.set(0x1_0000_0000 + 1_005);
+    assert_eq!(bench.exit(Exit::MsrRead(msr::TSC)), Outcome::Resume);
+    assert_eq!((bench.gpr(Gpr::Rax), bench.gpr(Gpr::Rdx)), (5, 1));
+}
+
+#[test]
+fn fixed_msrs_read_the_same_whatever_is_written() {
+    let mut bench = Bench::new();
+    for register in [msr::BIOS_SIGN_ID, msr::MISC_ENABLE, msr::MCG_STATUS, msr::MTRR_DEF_TYPE] {
+        let _ = bench.exit(Exit::MsrRead(register));
+        let before = bench.gpr(Gpr::Rax);
+        assert_eq!(bench.exit(Exit::MsrWrite { msr: register, value: 0x5a5a }), Outcome::Resume);
+        let _ = bench.exit(Exit::MsrRead(register));
+        assert_eq!(bench.gpr(Gpr::Rax), before);
+    }
+    assert_eq!(bench.vcpu.pending, None);
+    let _ = bench.exit(Exit::MsrWrite { msr: msr::FEATURE_CONTROL, value: 5 });
+    assert_eq!(bench.vcpu.pending, Some(GP));
+}
+
+#[test]
+fn xsetbv_takes_what_the_cpu_would() {
+    for (index, value, allowed) in [
+        (0, 0b001, true),
+        (0, 0b011, true),
+        (0, 0b111, true),
+        (0, 0b000, false),
+        (0, 0b010, false),
+        (0, 0b101, false),
+        (0, 0b1_1111, false),
+        (0, 1 << 63 | 1, false),
+        (1, 1, false),
+    ] {
+        let mut bench = Bench::new();
+        let before = vcpu::Vcpu::xcr0(&bench.vcpu);
+        assert_eq!(bench.exit(Exit::Xsetbv { index, value }), Outcome::Resume);
+        let (pending, expected) = if allowed { (None, value) } else { (Some(GP), before) };
+        assert_eq!(bench.vcpu.pending, pending, "{index} {value:#b}");
+        assert_eq!(vcpu::Vcpu::xcr0(&bench.vcpu), expected, "{index} {value:#b}");
+    }
+}
+
+#[test]
+fn cr8_is_the_task_priority() {
+    let mut bench = Bench::new();
+    bench.code(&[0x41, 0x0f, 0x22, 0xc1]); // mov cr8 needs REX.R: this is mov cr0, r9
+    assert_eq!(bench.step(Step::undecoded(Exit::Cr8Write { value: 5 })), Outcome::Resume);
+    assert!(bench.is_past(0), "another register's move is not taken for CR8's");
+    bench.code(&[0x44, 0x0f, 0x22, 0xc0]); // mov cr8, rax
+    assert_eq!(bench.step(Step::undecoded(Exit::Cr8Write { value: 5 })), Outcome::Resume);
+    assert!(bench.is_past(4));
+    assert_eq!(bench.step(Step::new(Exit::Cr8Read { register: Gpr::R9 }, 4)), Outcome::Resume);
+    assert_eq!((bench.gpr(Gpr::R9), bench.vcpu.task_priority), (5, 5));
+    assert_eq!(bench.exit(Exit::Cr8Write { value: 16 }), Outcome::Resume);
+    assert_eq!(bench.vcpu.pending, Some(GP));
+}
+
+#[test]
+fn what_kerf_does_not_offer_is_undefined() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.exit(Exit::InvalidOpcode), Outcome::Resume);
+    assert_eq!(bench.vcpu.pending, Some(UD));
+    assert_eq!(bench.machine.counters().faults, 1);
+}
+
+#[test]
+fn what_does_nothing_is_skipped() {
+    let mut bench = Bench::new();
+    bench.code(&[0x0f, 0x09]);
+    assert_eq!(bench.step(Step::undecoded(Exit::Ignore)), Outcome::Resume);
+    assert!(bench.is_past(2));
+}
