@@ -1,1 +1,107 @@
-//! (being written)
+//! VT-x. [`Vmx`] turns it on for a CPU, [`VmxVcpu`] is a virtual CPU with its VMCS.
+//!
+//! The documented minimum: the TRUE capability registers, secondary controls, EPT (write-back, four levels, 2 MiB
+//! pages), unrestricted guest, MSR bitmaps, virtual NMIs, and EFER and PAT switched by entries and exits. VPID, RDTSCP,
+//! INVPCID and XSAVES are used where they are offered.
+//!
+//! ```text
+//!   capabilities ─► controls ─► setup ──┐
+//!                                       ▼ VMCS
+//!   vcpu: event ─► entry (asm) ─► guest ─► exit ─► Exit
+//!                     └ refused ─► checks ─► the rule's name
+//! ```
+//!
+//! Only [`entry`] and [`insn`] touch the CPU. The rest is pure over [`fields::Fields`] and tested on the host.
+
+mod capabilities;
+mod checks;
+mod control_registers;
+mod controls;
+mod entry;
+mod event;
+mod exit;
+mod fields;
+mod insn;
+mod msr_bitmap;
+mod setup;
+mod vcpu;
+
+pub use vcpu::VmxVcpu;
+
+use hw::{CpuidBus, Hpa, MsrBus};
+use x86_spec::msr;
+use x86_spec::vmx::capability::FeatureControl;
+
+use crate::fpu::FpuSupport;
+use crate::{Backend, EnableError, HostPages, Unsupported, VcpuInit};
+use capabilities::Capabilities;
+use controls::Controls;
+
+/// VT-x on one CPU.
+#[derive(Debug)]
+pub struct Vmx {
+    capabilities: Capabilities,
+    controls: Controls,
+    fpu: FpuSupport,
+}
+
+impl Vmx {
+    /// What [`Backend::probe`] and [`Backend::enable`] both need to know.
+    fn plan(
+        cpuid: &impl CpuidBus,
+        msrs: &impl MsrBus,
+    ) -> Result<(Capabilities, Controls), Unsupported> {
+        let capabilities = Capabilities::read(cpuid, msrs)?;
+        let controls = Controls::plan(&capabilities)?;
+        capabilities.require_ept()?;
+        Ok((capabilities, controls))
+    }
+
+    /// A page for a structure whose first word is the VMCS revision.
+    fn region(capabilities: &Capabilities, pages: &mut dyn HostPages) -> Result<Hpa, EnableError> {
+        let page = pages.alloc_pages(1)?;
+        if !capabilities.is_physical(page.hpa.raw(), true) {
+            return Err(Unsupported::Missing("VMX structures above 4 GiB").into());
+        }
+        insn::write_revision(page.hva, capabilities.basic.revision());
+        Ok(page.hpa)
+    }
+}
+
+impl Backend for Vmx {
+    type Vcpu = VmxVcpu;
+    type Stage2 = paging::format::Ept;
+    const NAME: &'static str = "VT-x";
+
+    fn probe(cpuid: &impl CpuidBus, msrs: &impl MsrBus) -> Result<(), Unsupported> {
+        Self::plan(cpuid, msrs).map(|_| ())
+    }
+
+    fn enable(
+        cpuid: &impl CpuidBus,
+        msrs: &impl MsrBus,
+        pages: &mut dyn HostPages,
+    ) -> Result<Self, EnableError> {
+        let (capabilities, controls) = Self::plan(cpuid, msrs)?;
+        let fpu = FpuSupport::probe(cpuid);
+        let region = Self::region(&capabilities, pages)?;
+        let lock = FeatureControl::from_bits_retain(msrs.read(msr::FEATURE_CONTROL)?);
+        if !lock.contains(FeatureControl::LOCK) {
+            // The firmware left the choice to us (SDM vol. 3, 24.7).
+            let lock = lock | FeatureControl::LOCK | FeatureControl::VMX_OUTSIDE_SMX;
+            msrs.write(msr::FEATURE_CONTROL, lock.bits())?;
+        }
+        fpu.prepare_cpu();
+        insn::vmxon(capabilities.cr0.must, capabilities.cr4.must, region)
+            .map_err(|_| EnableError::Instruction("VMXON"))?;
+        Ok(Self { capabilities, controls, fpu })
+    }
+
+    fn create_vcpu(
+        &mut self,
+        init: &VcpuInit,
+        pages: &mut dyn HostPages,
+    ) -> Result<VmxVcpu, EnableError> {
+        VmxVcpu::new(self, init, pages)
+    }
+}

@@ -1,0 +1,551 @@
+//! A virtual CPU: its VMCS, its registers outside of it, and what is due at the next entry.
+
+mod access;
+
+use core::cell::Cell;
+
+use hw::{Hpa, Msr, MsrFault};
+use x86_spec::cpu::{Cr0, Rflags, vector};
+use x86_spec::msr;
+use x86_spec::vmx::control::{self as bits, Interruptibility, Primary, Secondary};
+use x86_spec::vmx::exit::{InterruptionType, instruction_error};
+use x86_spec::vmx::field::{control, guest, info};
+
+use super::capabilities::Capabilities;
+use super::control_registers;
+use super::controls::Controls;
+use super::entry::{self, Frame, Outcome};
+use super::event::{self, Combined, Injection};
+use super::exit::{self, Decoded};
+use super::fields::{Fields, FieldsMut};
+use super::insn::{self, Current};
+use super::setup::{self, Environment};
+use super::{Vmx, checks, msr_bitmap};
+use crate::fpu::Fpu;
+use crate::{
+    CpuContext, EnableError, EntryFailure, Event, Exit, Gpr, HostPages, Registers, Vcpu, VcpuInit,
+};
+
+/// Registers of the guest that stay in the CPU across exits; Kerf itself uses none of them. They are switched when the
+/// virtual CPU on a CPU changes.
+const HELD: [Msr; 6] =
+    [msr::KERNEL_GS_BASE, msr::STAR, msr::LSTAR, msr::CSTAR, msr::SFMASK, msr::TSC_AUX];
+/// DR0 to DR3 and DR6 after reset (SDM vol. 3, table 10-1).
+const DEBUG_RESET: [u64; 5] = [0, 0, 0, 0, 0xffff_0ff0];
+/// DR6 and pending debug exceptions: a single step.
+const DEBUG_STEP: u64 = 1 << 14;
+/// DR7: debug registers are protected.
+const DR7_GENERAL_DETECT: u64 = 1 << 13;
+/// INVEPT and INVVPID of one context (SDM vol. 3, 31.3).
+const SINGLE_CONTEXT: u64 = 1;
+/// INVEPT and INVVPID of all.
+const ALL_CONTEXTS: u64 = 2;
+
+/// What is due before the next entry. All clear is the fast path.
+#[derive(Clone, Copy, Debug, Default)]
+struct Due(u8);
+
+impl Due {
+    /// `pending` is to be delivered.
+    const EVENT: u8 = 1 << 0;
+    /// An NMI waits for the guest to be able to take it.
+    const NMI: u8 = 1 << 1;
+    /// `held` waits, an interrupt that a fault overtook.
+    const HELD: u8 = 1 << 2;
+    /// The guest is dead.
+    const SHUTDOWN: u8 = 1 << 3;
+
+    fn has(self, bits: u8) -> bool {
+        self.0 & bits != 0
+    }
+
+    fn set(&mut self, bit: u8, on: bool) {
+        self.0 = self.0 & !bit | if on { bit } else { 0 };
+    }
+}
+
+/// Fields read since the last exit, each at most once.
+#[derive(Clone, Debug, Default)]
+struct Cache {
+    rip: Cell<Option<u64>>,
+    rflags: Cell<Option<u64>>,
+    interruptibility: Cell<Option<u32>>,
+}
+
+impl Cache {
+    #[inline]
+    fn clear(&self) {
+        self.rip.set(None);
+        self.rflags.set(None);
+        self.interruptibility.set(None);
+    }
+}
+
+/// A virtual CPU under VT-x.
+///
+/// Its VMCS is current on the CPU between [`Vcpu::load`] and [`Vcpu::unload`]; at other times each access to a field
+/// makes it current for that moment.
+#[derive(Debug)]
+pub struct VmxVcpu {
+    frame: Frame,
+    vmcs: Hpa,
+    resident: bool,
+    launched: bool,
+    due: Due,
+    exit_reason: u32,
+    cache: Cache,
+    pending: Option<Injection>,
+    /// `pending` is an event whose delivery an exit cut short.
+    recovered: bool,
+    held: Injection,
+    /// The guest was given an NMI before, so that its IRETs matter.
+    nmi_given: bool,
+    window_wanted: bool,
+    /// The primary controls as the VMCS has them.
+    primary: Primary,
+    fpu: Fpu,
+    held_msrs: [u64; HELD.len()],
+    cr2: u64,
+    debug: [u64; 5],
+    controls: Controls,
+    capabilities: Capabilities,
+    ept_pointer: u64,
+    vpid: u16,
+}
+
+impl VmxVcpu {
+    pub(super) fn new(
+        backend: &Vmx,
+        init: &VcpuInit,
+        pages: &mut dyn HostPages,
+    ) -> Result<Self, EnableError> {
+        let vmcs = Vmx::region(&backend.capabilities, pages)?;
+        let msr_bitmap = pages.alloc_pages(1)?;
+        insn::write_page(msr_bitmap.hva, msr_bitmap::word);
+        insn::vmclear(vmcs).map_err(|_| EnableError::Instruction("VMCLEAR"))?;
+        let mut vcpu = Self {
+            frame: Frame::default(),
+            vmcs,
+            resident: false,
+            launched: false,
+            due: Due::default(),
+            exit_reason: 0,
+            cache: Cache::default(),
+            pending: None,
+            recovered: false,
+            held: Injection::NMI,
+            nmi_given: false,
+            window_wanted: false,
+            primary: backend.controls.primary,
+            fpu: Fpu::new(&backend.fpu, init.xcr0_allowed, pages)?,
+            held_msrs: [0; HELD.len()],
+            cr2: 0,
+            debug: DEBUG_RESET,
+            controls: backend.controls,
+            capabilities: backend.capabilities,
+            ept_pointer: bits::ept_pointer(init.second_stage),
+            vpid: init.address_space,
+        };
+        let environment = Environment {
+            second_stage: init.second_stage,
+            address_space: init.address_space,
+            tsc_offset: init.tsc_offset,
+            msr_bitmap: msr_bitmap.hpa,
+        };
+        setup::write_controls(&mut vcpu.vmcs(), &vcpu.controls, &environment);
+        vcpu.set_registers(&init.registers);
+        Ok(vcpu)
+    }
+
+    /// What is due before an entry; an exit where there is none to make.
+    #[cold]
+    fn before_entry(&mut self) -> Option<Exit> {
+        if self.due.has(Due::SHUTDOWN) {
+            return Some(Exit::Shutdown);
+        }
+        if self.due.has(Due::EVENT) {
+            if let Some(event) = self.pending.take() {
+                self.deliver(&event);
+            }
+            self.due.set(Due::EVENT, false);
+        } else if self.due.has(Due::NMI) && !self.blocks_nmi() {
+            self.deliver(&Injection::NMI);
+            self.due.set(Due::NMI, false);
+        } else if self.due.has(Due::HELD) && self.is_interruptible() {
+            let held = self.held;
+            self.deliver(&held);
+            self.due.set(Due::HELD, false);
+        }
+        self.recovered = false;
+        self.update_windows();
+        None
+    }
+
+    /// Writes an event into the VM-entry fields.
+    fn deliver(&mut self, event: &Injection) {
+        let mut vmcs = self.vmcs();
+        let protected = event.error_code.is_none() || vmcs.read(guest::CR0) & Cr0::PE.bits() != 0;
+        vmcs.write(control::ENTRY_INTERRUPTION_INFO, event.info(protected).0);
+        if let Some(error_code) = event.error_code {
+            vmcs.write(control::ENTRY_EXCEPTION_ERROR_CODE, error_code);
+        }
+        if event.kind.has_instruction_length() {
+            vmcs.write(control::ENTRY_INSTRUCTION_LENGTH, event.length.into());
+        }
+        drop(vmcs);
+        if event.kind == InterruptionType::Nmi {
+            // A cut-short delivery blocked NMIs already; the entry does it again.
+            self.set_interruptibility(self.interruptibility() - Interruptibility::NMI);
+            self.nmi_given = true;
+        }
+    }
+
+    /// Queues a fault, which comes before whatever is queued, or becomes #DF with it.
+    fn raise(&mut self, fault: Injection) {
+        let mut queued = fault;
+        if let Some(first) = self.pending.take().filter(|_| self.recovered) {
+            match event::combine(&first, &fault) {
+                Combined::Serial if first.is_interrupt() => self.hold(first),
+                Combined::Serial => {}
+                Combined::DoubleFault => queued = Injection::DOUBLE_FAULT,
+                Combined::Shutdown => self.due.set(Due::SHUTDOWN, true),
+            }
+        }
+        self.pending = Some(queued);
+        self.recovered = false;
+        self.due.set(Due::EVENT, true);
+    }
+
+    /// Keeps an interrupt until the guest can take it.
+    fn hold(&mut self, event: Injection) {
+        if event.kind == InterruptionType::Nmi {
+            self.due.set(Due::NMI, true);
+        } else {
+            self.held = event;
+            self.due.set(Due::HELD, true);
+        }
+    }
+
+    /// Sets the window-exiting controls as what waits demands.
+    fn update_windows(&mut self) {
+        let mut primary = self.controls.primary;
+        let interrupt = self.window_wanted || self.due.has(Due::HELD);
+        primary.set(Primary::INTERRUPT_WINDOW_EXITING, interrupt);
+        primary.set(Primary::NMI_WINDOW_EXITING, self.due.has(Due::NMI));
+        if primary != self.primary {
+            self.vmcs().write(control::PRIMARY, primary.bits());
+            self.primary = primary;
+        }
+    }
+
+    /// Debug builds: whether the CPU will accept a VMCS that it has not run yet.
+    fn check_first_entry(&self) -> Option<Exit> {
+        if !cfg!(debug_assertions) || self.launched {
+            return None;
+        }
+        match checks::check(&Current, &self.capabilities) {
+            // The entry code has yet to write the host's RSP and RIP.
+            Ok(()) => None,
+            Err(rule) => Some(Exit::EntryFailed(EntryFailure::Rule(rule.rule()))),
+        }
+    }
+
+    /// VMLAUNCH or VMRESUME failed.
+    #[cold]
+    fn refused(&mut self, outcome: Outcome) -> Exit {
+        let error = match outcome {
+            Outcome::Refused => Current.read(info::INSTRUCTION_ERROR),
+            _ => 0,
+        };
+        let by_rule =
+            [instruction_error::ENTRY_INVALID_CONTROL, instruction_error::ENTRY_INVALID_HOST_STATE];
+        Exit::EntryFailed(match by_rule.contains(&error) {
+            true => self.broken_rule(error.into()),
+            false => EntryFailure::Code(error.into()),
+        })
+    }
+
+    fn broken_rule(&self, code: u64) -> EntryFailure {
+        match checks::check(&Current, &self.capabilities) {
+            Ok(()) => EntryFailure::Code(code),
+            Err(rule) => EntryFailure::Rule(rule.rule()),
+        }
+    }
+
+    /// What the backend itself does about an exit.
+    #[cold]
+    fn handle(&mut self, decoded: Decoded) -> Exit {
+        match decoded {
+            Decoded::Exit(exit) => return exit,
+            Decoded::Cr0Write(value) => match control_registers::write_cr0(value) {
+                Ok(shadow) => self.vmcs().write(control::CR0_SHADOW, shadow),
+                Err(_) => self.raise(Injection::GENERAL_PROTECTION),
+            },
+            Decoded::Cr4Write(value) => match control_registers::write_cr4(value) {
+                Ok(shadow) => self.vmcs().write(control::CR4_SHADOW, shadow),
+                Err(_) => self.raise(Injection::GENERAL_PROTECTION),
+            },
+            Decoded::GeneralProtection => self.raise(Injection::GENERAL_PROTECTION),
+            Decoded::Reflect(exception, qualification) => self.reflect(exception, qualification),
+            Decoded::NmiWindow => {}
+            Decoded::Nmi => {
+                insn::call_nmi_handler();
+                return Exit::Nmi;
+            }
+            Decoded::MachineCheck => insn::call_machine_check_handler(),
+            Decoded::EntryFailed(reason, qualification) => {
+                let code = u64::from(reason) | qualification << 32;
+                return Exit::EntryFailed(self.broken_rule(code));
+            }
+        }
+        Exit::Handled
+    }
+
+    /// Gives the guest an exception that exited.
+    fn reflect(&mut self, exception: Injection, qualification: u64) {
+        if exception.vector == vector::DB {
+            // The exit left the registers as they were; delivery changes them (SDM vol. 3, 28.1 and 18.2.3).
+            insn::write_dr6(insn::read_dr6() & !0xf | qualification & 0xe00f);
+            let mut vmcs = self.vmcs();
+            let dr7 = vmcs.read(guest::DR7) & !DR7_GENERAL_DETECT;
+            vmcs.write(guest::DR7, dr7);
+            drop(vmcs);
+            let blocking = Interruptibility::STI | Interruptibility::MOV_SS;
+            if self.rflags() & Rflags::TF.bits() != 0
+                && self.interruptibility().intersects(blocking)
+            {
+                // An entry wants the step pending that the blocking holds off (SDM vol. 3, 27.3.1.5).
+                let mut vmcs = self.vmcs();
+                let pending = vmcs.read(guest::PENDING_DEBUG) | DEBUG_STEP;
+                vmcs.write(guest::PENDING_DEBUG, pending);
+            }
+        }
+        self.raise(exception);
+    }
+
+    /// What the exit left over of an event's delivery or an IRET.
+    #[cold]
+    fn recover(&mut self) {
+        if let Some(event) = exit::cut_short(self.exit_reason, &Current) {
+            self.pending = Some(event);
+            self.recovered = true;
+            self.due.set(Due::EVENT, true);
+        } else if self.nmi_given && exit::nmi_unblocked_by_iret(self.exit_reason, &Current) {
+            self.set_interruptibility(self.interruptibility() | Interruptibility::NMI);
+        }
+    }
+
+    /// Drops translations that another virtual CPU, or this one on another CPU, may have left on the calling CPU.
+    fn flush_translations(&self) {
+        use x86_spec::vmx::capability::EptVpid;
+        let offers = |feature| self.capabilities.ept_vpid.contains(feature);
+        if offers(EptVpid::INVEPT | EptVpid::INVEPT_SINGLE) {
+            insn::invept(SINGLE_CONTEXT, self.ept_pointer);
+        } else if offers(EptVpid::INVEPT | EptVpid::INVEPT_ALL) {
+            insn::invept(ALL_CONTEXTS, 0);
+        }
+        if !self.controls.secondary.contains(Secondary::ENABLE_VPID) {
+            return;
+        }
+        if offers(EptVpid::INVVPID | EptVpid::INVVPID_SINGLE) {
+            insn::invvpid(SINGLE_CONTEXT, self.vpid);
+        } else if offers(EptVpid::INVVPID | EptVpid::INVVPID_ALL) {
+            insn::invvpid(ALL_CONTEXTS, 0);
+        }
+    }
+
+    /// The held registers that this CPU has.
+    fn held_count(&self) -> usize {
+        HELD.len() - usize::from(!self.capabilities.tsc_aux)
+    }
+}
+
+impl Vcpu for VmxVcpu {
+    #[inline]
+    fn run(&mut self) -> Exit {
+        debug_assert!(self.resident, "run before load");
+        if self.due.0 != 0 {
+            if let Some(exit) = self.before_entry() {
+                return exit;
+            }
+        }
+        if let Some(exit) = self.check_first_entry() {
+            return exit;
+        }
+        let outcome = entry::run(&mut self.frame, self.launched);
+        self.cache.clear();
+        if outcome != Outcome::Exit {
+            return self.refused(outcome);
+        }
+        let reason = Current.read(info::EXIT_REASON);
+        self.exit_reason = reason;
+        self.launched |= !exit::is_entry_failure(reason);
+        if exit::may_cut_short(reason) {
+            self.recover();
+        }
+        let gprs = &self.frame.gprs;
+        let gpr = |register: Gpr| match register {
+            Gpr::Rsp => Current.read(guest::RSP),
+            other => gprs[other as usize],
+        };
+        match exit::decode(reason, &Current, gpr) {
+            // What waits here has the window for itself.
+            Decoded::Exit(Exit::InterruptWindow) if self.due.has(Due::HELD) => Exit::Handled,
+            Decoded::Exit(exit) => exit,
+            other => self.handle(other),
+        }
+    }
+
+    #[inline]
+    fn gpr(&self, register: Gpr) -> u64 {
+        match register {
+            Gpr::Rsp => self.vmcs().read(guest::RSP),
+            other => self.frame.gprs[other as usize],
+        }
+    }
+
+    #[inline]
+    fn set_gpr(&mut self, register: Gpr, value: u64) {
+        match register {
+            Gpr::Rsp => self.vmcs().write(guest::RSP, value),
+            other => self.frame.gprs[other as usize] = value,
+        }
+    }
+
+    #[inline]
+    fn rip(&self) -> u64 {
+        if let Some(rip) = self.cache.rip.get() {
+            return rip;
+        }
+        let rip = self.vmcs().read(guest::RIP);
+        self.cache.rip.set(Some(rip));
+        rip
+    }
+
+    #[inline]
+    fn instruction_len(&self) -> Option<u8> {
+        exit::has_instruction_length(self.exit_reason)
+            .then(|| self.vmcs().read(info::EXIT_INSTRUCTION_LENGTH) as u8)
+    }
+
+    #[inline]
+    fn advance(&mut self, len: u8) {
+        let from = self.rip();
+        let mut to = from.wrapping_add(len.into());
+        if from >> 32 == 0 && to >> 32 != 0 && !self.is_long_code() {
+            to &= 0xffff_ffff;
+        }
+        self.vmcs().write(guest::RIP, to);
+        self.cache.rip.set(Some(to));
+        let blocking = self.interruptibility();
+        let shadow = Interruptibility::STI | Interruptibility::MOV_SS;
+        if blocking.intersects(shadow) {
+            self.set_interruptibility(blocking - shadow);
+        }
+    }
+
+    fn context(&self) -> CpuContext {
+        setup::read_context(&self.vmcs())
+    }
+
+    fn can_take_interrupt(&self) -> bool {
+        !self.due.has(Due::EVENT | Due::HELD | Due::SHUTDOWN) && self.is_interruptible()
+    }
+
+    fn want_interrupt_window(&mut self, wanted: bool) {
+        self.window_wanted = wanted;
+        self.update_windows();
+    }
+
+    fn inject(&mut self, event: Event) {
+        let injection = Injection::from_event(event);
+        match event {
+            Event::Nmi => self.hold(injection),
+            Event::Interrupt(_) if self.due.has(Due::EVENT) => self.hold(injection),
+            Event::Interrupt(_) => {
+                self.pending = Some(injection);
+                self.due.set(Due::EVENT, true);
+            }
+            Event::Exception { .. } => self.raise(injection),
+            Event::PageFault { address, .. } => {
+                self.set_cr2(address);
+                self.raise(injection);
+            }
+        }
+    }
+
+    fn read_msr(&self, msr: Msr) -> Result<u64, MsrFault> {
+        self.read_guest_msr(msr)
+    }
+
+    fn write_msr(&mut self, msr: Msr, value: u64) -> Result<(), MsrFault> {
+        self.write_guest_msr(msr, value)
+    }
+
+    fn set_xcr0(&mut self, value: u64) {
+        self.fpu.set_xcr0(value);
+    }
+
+    fn xcr0(&self) -> u64 {
+        self.fpu.xcr0()
+    }
+
+    fn set_registers(&mut self, registers: &Registers) {
+        setup::write_registers(&mut self.vmcs(), &self.capabilities, insn::read_cr4(), registers);
+        self.frame.gprs = registers.gprs;
+        self.set_cr2(registers.cr2);
+        self.cache.clear();
+        self.pending = None;
+        self.due = Due::default();
+        self.update_windows();
+    }
+
+    fn registers(&self) -> Registers {
+        let mut registers = setup::read_registers(&self.vmcs());
+        for register in Gpr::ALL.into_iter().filter(|&register| register != Gpr::Rsp) {
+            registers.gprs[register as usize] = self.frame.gprs[register as usize];
+        }
+        registers.cr2 = if self.resident { insn::read_cr2() } else { self.cr2 };
+        registers
+    }
+
+    fn load(&mut self) {
+        if self.resident && insn::vmptrst() == Some(self.vmcs) {
+            return;
+        }
+        let current = insn::vmptrld(self.vmcs);
+        debug_assert!(current.is_ok(), "VMPTRLD of a VMCS that was made here");
+        self.resident = true;
+        self.launched = false;
+        self.frame.host_rsp = 0;
+        setup::write_host(&mut Current, &insn::host_state());
+        self.flush_translations();
+        let held = self.held_count();
+        for (&msr, &value) in HELD.iter().zip(&self.held_msrs).take(held) {
+            insn::wrmsr(msr, value);
+        }
+        insn::write_cr2(self.cr2);
+        insn::write_debug(&self.debug);
+        self.fpu.load();
+    }
+
+    fn unload(&mut self) {
+        if !self.resident {
+            return;
+        }
+        self.fpu.unload();
+        self.debug = insn::read_debug();
+        insn::write_debug(&DEBUG_RESET);
+        self.cr2 = insn::read_cr2();
+        insn::write_cr2(0);
+        let held = self.held_count();
+        for (&msr, value) in HELD.iter().zip(&mut self.held_msrs).take(held) {
+            *value = insn::rdmsr(msr);
+            insn::wrmsr(msr, 0);
+        }
+        let cleared = insn::vmclear(self.vmcs);
+        debug_assert!(cleared.is_ok(), "VMCLEAR of a VMCS that was made here");
+        self.resident = false;
+        self.launched = false;
+    }
+}
