@@ -21,15 +21,10 @@ pub(super) struct Owned<T> {
 }
 
 /// What may live in zeroed pages: integers, and structures of them.
-pub(super) trait Zeroed: sealed::Sealed {}
-
-mod sealed {
-    pub trait Sealed {}
-}
+pub(super) trait Zeroed {}
 
 macro_rules! zeroed {
     ($($structure:ty),*) => {$(
-        impl sealed::Sealed for $structure {}
         impl Zeroed for $structure {}
         const _: () = assert!(align_of::<$structure>() <= PAGE_SIZE as usize);
     )*};

@@ -60,12 +60,13 @@ impl MsrBus for Cpu {
 /// Pages that live to the end of the test program, as a backend's do.
 struct Leaked;
 
+#[derive(Clone)]
 #[repr(align(4096))]
-struct Page([u8; 4096]);
+struct Page(#[allow(dead_code)] [u8; 4096]);
 
 impl HostPages for Leaked {
     fn alloc_pages(&mut self, count: usize) -> Result<HostPage, OutOfFrames> {
-        let pages: Vec<Page> = (0..count).map(|_| Page([0; 4096])).collect();
+        let pages: Vec<Page> = vec![Page([0; 4096]); count];
         let hva = pages.leak().as_ptr().expose_provenance() as u64;
         // Below 2^40, as the described CPU has it.
         Ok(HostPage { hpa: Hpa::new(hva & 0xff_ffff_f000), hva: Hva::new(hva) })

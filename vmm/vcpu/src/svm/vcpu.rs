@@ -34,6 +34,9 @@ pub struct SvmVcpu {
     breakpoints: [u64; 4],
     tsc_aux: u64,
     loaded: bool,
+    /// Kerf has changed state that VMRUN checks. The rules are looked at before the entry, once, because some CPUs have
+    /// overwritten the VMCB by the time they refuse it; what the guest itself changes is checked by the CPU.
+    unchecked: bool,
     features: Features,
 }
 
@@ -51,6 +54,7 @@ impl SvmVcpu {
             breakpoints: [0; 4],
             tsc_aux: 0,
             loaded: false,
+            unchecked: true,
             features: backend.features,
         };
         vcpu.write_controls(backend, init);
@@ -175,6 +179,12 @@ fn redelivery(event: EventWord) -> EventWord {
 impl Vcpu for SvmVcpu {
     fn run(&mut self) -> Exit {
         debug_assert!(self.loaded, "run before load");
+        if self.unchecked {
+            if let Some(rule) = checks::broken_rule(&self.vmcb, self.features.physical_bits) {
+                return Exit::EntryFailed(EntryFailure::Rule(rule));
+            }
+            self.unchecked = false;
+        }
         entry::enter(&mut self.registers, &mut self.vmcb, &self.host);
         self.finish()
     }
@@ -279,6 +289,7 @@ impl Vcpu for SvmVcpu {
         state::write_msr(&mut self.vmcb.save, msr, value)?;
         match msr {
             msr::EFER => {
+                self.unchecked = true;
                 self.changed(Clean::CONTROL_REGISTERS);
                 // NXE gives entries of the guest's tables another meaning.
                 self.flush_translations();
@@ -316,6 +327,7 @@ impl Vcpu for SvmVcpu {
         let control = &mut self.vmcb.control;
         control.interrupt_shadow = 0;
         control.event_injection = EventWord::NONE.0;
+        self.unchecked = true;
         self.changed(Clean::all());
         self.flush_translations();
     }
