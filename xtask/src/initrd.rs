@@ -190,6 +190,8 @@ mod tests {
     #[test]
     fn archive_holds_init_busybox_links_and_nonce() {
         let archive = with_busybox(&elf(1), |path| build(path, Some("17")).unwrap());
+        let checked = images::initrd::parse(&archive).unwrap();
+        assert_eq!((checked.plain_archives, checked.compressed), (1, None));
         let entries = unpack(&archive);
         assert_eq!(entries["init"], (PROGRAM, INIT.to_vec()));
         assert_eq!(entries["bin/busybox"], (PROGRAM, elf(1)));

@@ -61,7 +61,7 @@ fn carry_out(cli: &Cli) -> Result<(), String> {
         Command::Image(options) => run::write_image(&context, options),
         Command::Test(options) => {
             let context = Arc::new(context);
-            let steps = suite::steps(&context);
+            let steps = suite::steps();
             test::run(context, options, steps)
         }
         Command::Tidy => context.sysroot().and_then(|()| tidy::run(&context.root)),

@@ -1,8 +1,70 @@
-//! The steps of `cargo xtask test` (being written).
+//! The steps of `cargo xtask test`: what each shows stands in its name.
+//!
+//! Lane 0 has the QEMU bed; lane 1 has the host's tests, then the Bochs bed. [`host`] checks sources and command line,
+//! [`input`] boots what must not start, [`guests`] and [`linux`] run guests, [`leash`] kills xtask itself.
 
+mod guests;
+mod host;
+mod input;
+mod leash;
+mod linux;
+
+use crate::bed::BedKind;
 use crate::step::{Context, Step};
 
 /// All steps, in the order of their lanes.
-pub(crate) fn steps(_context: &Context) -> Vec<Step> {
-    Vec::new()
+pub(crate) fn steps() -> Vec<Step> {
+    let mut steps = host::steps();
+    steps.extend(guests::steps());
+    steps.extend(linux::steps());
+    steps.extend(input::steps());
+    steps.extend(leash::steps());
+    steps
+}
+
+fn on_host(
+    name: impl Into<String>,
+    run: impl FnOnce(&Context) -> Result<(), String> + Send + 'static,
+) -> Step {
+    Step { name: name.into(), bed: None, lane: 1, run: Box::new(run) }
+}
+
+fn on_bed(
+    bed: BedKind,
+    name: impl Into<String>,
+    run: impl FnOnce(&Context) -> Result<(), String> + Send + 'static,
+) -> Step {
+    let lane = match bed {
+        BedKind::Qemu => 0,
+        BedKind::Bochs => 1,
+    };
+    Step { name: name.into(), bed: Some(bed), lane, run: Box::new(run) }
+}
+
+/// `text` as a pattern for the console's bytes. Patterns are constants of this program.
+fn pattern(text: &str) -> Result<regex::bytes::Regex, String> {
+    regex::bytes::Regex::new(text).map_err(|error| error.to_string())
+}
+
+/// `Err(what)` where `holds` is false.
+fn require(holds: bool, what: impl FnOnce() -> String) -> Result<(), String> {
+    if holds { Ok(()) } else { Err(what()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_has_a_name_of_its_own_and_beds_keep_to_their_lanes() {
+        let mut names = std::collections::BTreeSet::new();
+        for step in steps() {
+            assert_eq!(step.lane, usize::from(step.bed != Some(BedKind::Qemu)), "{}", step.name);
+            assert!(
+                names.insert((step.bed.map(BedKind::name), step.name.clone())),
+                "{} comes twice",
+                step.name
+            );
+        }
+    }
 }

@@ -1,0 +1,161 @@
+//! What needs no machine: the house's rules, the host tests, and xtask's own answers to what is wrong or missing.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+
+use crate::bed::BedKind;
+use crate::explain::Explain as _;
+use crate::step::{Context, Step};
+use crate::suite::{on_host, require};
+use crate::{process, tidy};
+
+/// Compiling all tests on a slow machine included.
+const TESTS_LIMIT: Duration = Duration::from_secs(15 * 60);
+/// For answers that come before anything is built or started.
+const ANSWER_LIMIT: Duration = Duration::from_secs(180);
+
+pub(super) fn steps() -> Vec<Step> {
+    vec![
+        on_host("host tests", host_tests),
+        on_host("tidy", |context| {
+            context.sysroot()?;
+            tidy::run(&context.root)
+        }),
+        on_host("test guests are bzImages", guests_are_images),
+        on_host("run refuses a configuration with an unknown key", |context| {
+            refuses_configuration(
+                context,
+                "version = 1\n[[vm]]\nname = \"a\"\nmemory = \"64M\"\nkernal = \"k\"\n",
+                "kerf.toml:5",
+            )
+        }),
+        on_host("run refuses a configuration whose kernel is missing", |context| {
+            refuses_configuration(
+                context,
+                "version = 1\n[[vm]]\nname = \"a\"\nmemory = \"64M\"\nkernel = \"gone\"\n",
+                "gone",
+            )
+        }),
+        on_host("run refuses another QEMU and says which it needs", |context| {
+            refuses_emulator(
+                context,
+                BedKind::Qemu,
+                "KERF_QEMU",
+                "QEMU emulator version 7.2.0",
+                "Kerf needs QEMU 11.1",
+            )
+        }),
+        on_host("run refuses another Bochs and says which it needs", |context| {
+            refuses_emulator(
+                context,
+                BedKind::Bochs,
+                "KERF_BOCHS",
+                "Bochs x86 Emulator 2.7",
+                "Kerf needs Bochs 3.0",
+            )
+        }),
+        on_host(
+            "run without a network says so and leaves nothing half-fetched",
+            fails_without_network,
+        ),
+    ]
+}
+
+fn host_tests(context: &Context) -> Result<(), String> {
+    let cargo = std::env::var_os("CARGO");
+    let mut command = Command::new(cargo.as_deref().unwrap_or(OsStr::new("cargo")));
+    command.current_dir(&context.root).args(["test", "--quiet"]);
+    let finished = process::run(&mut command, TESTS_LIMIT, |_| {})?;
+    // What failed is in the output, what did not compile in the error output.
+    let shown = format!("{}{}", finished.stdout, finished.stderr);
+    require(finished.status.success(), || {
+        format!("cargo test ({}):\n{}", finished.status, shown.trim_end())
+    })
+}
+
+/// By the same check that boot and loader use, at the address and with the entry that `guest.ld` promises.
+fn guests_are_images(context: &Context) -> Result<(), String> {
+    for name in super::guests::NAMES {
+        let path = context.guest(name)?;
+        let file = fs::read(path).explain(|| path.display().to_string())?;
+        let image = images::bzimage::parse(&file).explain(|| path.display().to_string())?;
+        require(image.pref_address == 0x20_0000 && !image.relocatable, || {
+            format!("{}: wants to be at {:#x}", path.display(), image.pref_address)
+        })?;
+    }
+    Ok(())
+}
+
+/// Runs this program, with everything in `environment` set, to an end that has to be a failure; gives what it said.
+fn fails(environment: &[(&str, &OsStr)], arguments: &[&OsStr]) -> Result<String, String> {
+    let this = std::env::current_exe().explain(|| "cannot find this program")?;
+    let mut command = Command::new(this);
+    command
+        .args(["run", "--headless", "--timeout", "60"])
+        .args(arguments)
+        .envs(environment.iter().copied());
+    let finished = process::run(&mut command, ANSWER_LIMIT, |_| {})?;
+    let said = format!("{}{}", finished.stdout, finished.stderr);
+    require(!finished.status.success(), || format!("it did not fail; it said:\n{said}"))?;
+    Ok(said)
+}
+
+fn refuses_configuration(_: &Context, text: &str, named: &str) -> Result<(), String> {
+    let folder = tempfile::tempdir().explain(|| "no temporary folder")?;
+    let path = folder.path().join("kerf.toml");
+    fs::write(&path, text).explain(|| path.display().to_string())?;
+    let said = fails(&[], &["--config".as_ref(), path.as_os_str()])?;
+    require(said.contains("kerf.toml") && said.contains(named), || {
+        format!("it does not name {named}:\n{said}")
+    })
+}
+
+fn refuses_emulator(
+    _: &Context,
+    bed: BedKind,
+    variable: &str,
+    version: &str,
+    needs: &str,
+) -> Result<(), String> {
+    let folder = tempfile::tempdir().explain(|| "no temporary folder")?;
+    let path = folder.path().join("emulator");
+    let script = format!("#!/bin/sh\necho '{version}'\n");
+    fs::write(&path, script)
+        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
+        .explain(|| path.display().to_string())?;
+    let said = fails(&[(variable, path.as_os_str())], &["--on".as_ref(), bed.name().as_ref()])?;
+    let told =
+        said.contains(needs) && said.contains(variable) && said.contains(&*path.to_string_lossy());
+    require(told, || format!("it does not say {needs:?}, {variable} and the program:\n{said}"))
+}
+
+/// An empty cache, and a mirror on this machine's port 9, where nobody listens.
+fn fails_without_network(_: &Context) -> Result<(), String> {
+    let folder = tempfile::tempdir().explain(|| "no temporary folder")?;
+    let own = ["KERF_QEMU", "KERF_OVMF"].map(|name| (name, OsStr::new("")));
+    let mut environment = vec![
+        ("KERF_CACHE", folder.path().as_os_str()),
+        ("KERF_DEBIAN_MIRROR", OsStr::new("http://127.0.0.1:9/debian")),
+        ("no_proxy", OsStr::new("127.0.0.1")),
+    ];
+    environment.extend(own);
+    let said = fails(&environment, &[])?;
+    let told =
+        said.contains("cannot fetch") && said.contains("127.0.0.1:9") && said.contains("to do: ");
+    require(told, || {
+        format!("it does not say what it cannot fetch, from where, and what to do:\n{said}")
+    })?;
+    let left = left_in(folder.path())?;
+    require(left.is_empty(), || format!("it left in the cache: {}", left.join(", ")))
+}
+
+/// What lies in a cache besides locks.
+fn left_in(cache: &Path) -> Result<Vec<String>, String> {
+    let entries = fs::read_dir(cache).explain(|| cache.display().to_string())?;
+    let names = entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    Ok(names.filter(|name| !name.starts_with(".lock-")).collect())
+}
