@@ -1,5 +1,7 @@
 //! How Kerf ends, and how it tells whoever started the machine.
 
+use core::fmt;
+
 use hw::{Port, PortBus, Width};
 
 use crate::platform::{self, Ports};
@@ -15,6 +17,8 @@ pub(crate) enum Verdict {
     PowerOff,
     /// A guest ended by the test port, with this status.
     Exit(u8),
+    /// A guest asked for a reset, which is no clean end.
+    Reset,
     /// A guest crashed.
     Crashed,
     /// Kerf itself did, or it could not start.
@@ -28,6 +32,19 @@ impl Verdict {
             Self::Exit(status) => status,
             Self::Crashed => 0x7f,
             Self::Panic => 0x7e,
+            Self::Reset => 0x7d,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::PowerOff => f.write_str("poweroff"),
+            Self::Exit(status) => write!(f, "exit {status}"),
+            Self::Reset => f.write_str("reset"),
+            Self::Crashed => f.write_str("crashed"),
+            Self::Panic => f.write_str("panic"),
         }
     }
 }

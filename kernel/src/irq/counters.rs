@@ -75,7 +75,7 @@ impl Counter {
     /// Sets channel 2 of the PIT counting down from 65536, over and over.
     fn pit() -> Self {
         /// Channel 2, low byte then high, rate generator.
-        const MODE: u32 = 0b10_11_010_0;
+        const MODE: u32 = 0b1011_0100;
         let gate = Ports.read(PIT_GATE, Width::W1);
         Ports.write(PIT_GATE, Width::W1, gate & !0b11 | 0b01);
         Ports.write(PIT_COMMAND, Width::W1, MODE);
@@ -91,7 +91,7 @@ impl Counter {
             Source::Hpet(registers) => registers.read32(HPET_COUNTER).into(),
             Source::Pit => {
                 /// Latch the count of channel 2.
-                const LATCH: u32 = 0b10_00_000_0;
+                const LATCH: u32 = 0b1000_0000;
                 Ports.write(PIT_COMMAND, Width::W1, LATCH);
                 let low = Ports.read(PIT_CHANNEL2, Width::W1);
                 let high = Ports.read(PIT_CHANNEL2, Width::W1);
