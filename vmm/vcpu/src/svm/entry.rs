@@ -16,10 +16,10 @@
 //! VMLOAD of the host's state must come before STGI: an NMI taken between the two would find the guest's GS and TR.
 //! The host's own state is stored once, when a virtual CPU is loaded: it does not change while Kerf runs.
 //!
-//! UNSAFETY: the guest's registers come and go through [`GuestRegisters`]; the compiler is told of one opaque call
-//! that keeps what the calling convention says.
+//! UNSAFETY: the guest's registers come and go through [`GuestRegisters`]; to the compiler this is one block of assembly
+//! that loses every register, which saves what is in use around it and nothing else.
 
-use core::arch::naked_asm;
+use core::arch::asm;
 use core::mem::offset_of;
 
 use x86_spec::svm::Vmcb;
@@ -40,28 +40,20 @@ const fn slot(register: Gpr) -> usize {
 }
 
 /// Runs the guest of `guest` until it leaves.
+#[inline]
 pub(super) fn enter(registers: &mut GuestRegisters, guest: &mut Owned<Vmcb>, host: &Owned<Vmcb>) {
     // SAFETY: (1) EFER.SVME is set and VM_HSAVE_PA holds a page: a `Svm` exists, which made these structures, and the
     // caller runs on its CPU. (2) The VMCB intercepts what would harm the host, and its nested page tables hold what the
     // guest may reach; both are the backend's and the caller's to see to before. (3) `host` was stored by VMSAVE on this
-    // CPU when the virtual CPU was loaded. (4) `switch` keeps every register the convention says, RFLAGS.IF included:
-    // the caller has interrupts off.
-    unsafe { switch(registers, guest.hpa().raw(), host.hpa().raw()) }
-}
-
-/// See the module's documentation.
-#[unsafe(naked)]
-unsafe extern "sysv64" fn switch(registers: *mut GuestRegisters, guest_hpa: u64, host_hpa: u64) {
-    naked_asm!(
+    // CPU when the virtual CPU was loaded. (4) Every general-purpose register is declared lost or kept on the stack, and
+    // interrupts are off before and after. (5) `registers` is the caller's alone, and long enough for every slot.
+    unsafe {
+        asm!(
+        // These two cannot be declared.
         "push rbx",
         "push rbp",
-        "push r12",
-        "push r13",
-        "push r14",
-        "push r15",
         "push rdi",
         "push rdx",
-        "mov rax, rsi",
         "clgi",
         "sti",
         "vmload rax",
@@ -103,19 +95,13 @@ unsafe extern "sysv64" fn switch(registers: *mut GuestRegisters, guest_hpa: u64,
         "cli",
         "stgi",
         "pop rdi",
-        "pop r15",
-        "pop r14",
-        "pop r13",
-        "pop r12",
         "pop rbp",
         "pop rbx",
-        "ret",
         rcx = const slot(Gpr::Rcx),
         rdx = const slot(Gpr::Rdx),
         rbx = const slot(Gpr::Rbx),
         rbp = const slot(Gpr::Rbp),
         rsi = const slot(Gpr::Rsi),
-        rdi = const slot(Gpr::Rdi),
         r8 = const slot(Gpr::R8),
         r9 = const slot(Gpr::R9),
         r10 = const slot(Gpr::R10),
@@ -124,7 +110,22 @@ unsafe extern "sysv64" fn switch(registers: *mut GuestRegisters, guest_hpa: u64,
         r13 = const slot(Gpr::R13),
         r14 = const slot(Gpr::R14),
         r15 = const slot(Gpr::R15),
-    )
+        rdi = const slot(Gpr::Rdi),
+        inout("rdi") core::ptr::from_mut(registers) => _,
+        inout("rax") guest.hpa().raw() => _,
+        inout("rdx") host.hpa().raw() => _,
+        out("rcx") _,
+        out("rsi") _,
+        out("r8") _,
+        out("r9") _,
+        out("r10") _,
+        out("r11") _,
+        out("r12") _,
+        out("r13") _,
+        out("r14") _,
+        out("r15") _,
+        );
+    }
 }
 
 const _: () = assert!(slot(Gpr::Rcx) == 8 && slot(Gpr::Rdi) == 56 && slot(Gpr::R15) == 120);

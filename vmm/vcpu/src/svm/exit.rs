@@ -40,6 +40,7 @@ pub(super) enum Meaning {
 }
 
 /// The meaning of an exit.
+#[inline]
 pub(super) fn decode(fields: &ExitFields) -> Meaning {
     let exit = match fields.code {
         exit_code::CPUID => Exit::Cpuid,

@@ -38,6 +38,9 @@ pub struct SvmVcpu {
     /// overwritten the VMCB by the time they refuse it; what the guest itself changes is checked by the CPU.
     unchecked: bool,
     features: Features,
+    /// What the CPU wrote at #VMEXIT and what it has cached are the same, until something here changes it: all clean, where
+    /// clean bits are offered.
+    clean_after_exit: u32,
 }
 
 impl SvmVcpu {
@@ -46,6 +49,7 @@ impl SvmVcpu {
         init: &VcpuInit,
         pages: &mut dyn HostPages,
     ) -> Result<Self, OutOfFrames> {
+        let cached = backend.features.svm.contains(SvmFeatures::VMCB_CLEAN);
         let mut vcpu = Self {
             vmcb: Owned::new(pages)?,
             registers: GuestRegisters::default(),
@@ -56,6 +60,7 @@ impl SvmVcpu {
             loaded: false,
             unchecked: true,
             features: backend.features,
+            clean_after_exit: if cached { u32::MAX } else { 0 },
         };
         vcpu.write_controls(backend, init);
         vcpu.vmcb.save.g_pat = state::PAT_RESET;
@@ -117,11 +122,16 @@ impl SvmVcpu {
     }
 
     /// Takes in what the CPU wrote at #VMEXIT.
+    #[inline]
     pub(super) fn finish(&mut self) -> Exit {
         let vmcb = &mut *self.vmcb;
         let control = &mut vmcb.control;
-        if control.tlb_control != tlb_control::NOTHING {
-            control.tlb_control = tlb_control::NOTHING;
+        control.tlb_control = tlb_control::NOTHING;
+        control.clean = self.clean_after_exit;
+        // What was in EVENTINJ has been delivered, or its delivery was cut short and is to be done again.
+        control.event_injection = EventWord::NONE.0;
+        if EventWord(control.exit_int_info).is_valid() {
+            control.event_injection = redelivery(EventWord(control.exit_int_info)).0;
         }
         let fields = ExitFields {
             code: control.exit_code,
@@ -131,15 +141,7 @@ impl SvmVcpu {
             rcx: self.registers.gprs[Gpr::Rcx as usize],
             rdx: self.registers.gprs[Gpr::Rdx as usize],
         };
-        let meaning = exit::decode(&fields);
-        if meaning == Meaning::Refused {
-            return Exit::EntryFailed(self.refusal());
-        }
-        control.event_injection = redelivery(EventWord(control.exit_int_info)).0;
-        // What the CPU has just written and has cached is the same, until something here changes it.
-        let cached = self.features.svm.contains(SvmFeatures::VMCB_CLEAN);
-        control.clean = if cached { u32::MAX } else { 0 };
-        match meaning {
+        match exit::decode(&fields) {
             Meaning::Exit(exit) => exit,
             Meaning::Reflect { vector, error_code } => {
                 self.inject(Event::Exception { vector, error_code });
@@ -153,10 +155,11 @@ impl SvmVcpu {
                 insn::machine_check();
                 Exit::Handled
             }
-            Meaning::Refused => Exit::EntryFailed(EntryFailure::Code(fields.code)),
+            Meaning::Refused => Exit::EntryFailed(self.refusal()),
         }
     }
 
+    #[cold]
     fn refusal(&self) -> EntryFailure {
         match checks::broken_rule(&self.vmcb, self.features.physical_bits) {
             Some(rule) => EntryFailure::Rule(rule),
@@ -167,6 +170,7 @@ impl SvmVcpu {
 
 /// What to deliver again after an exit that cut `event` short (APM vol. 2, 15.7.2). What an instruction raised (INT n,
 /// INT3, INTO) happens again when the instruction is executed again, RIP being still at it.
+#[cold]
 fn redelivery(event: EventWord) -> EventWord {
     let by_instruction = match event.kind() {
         EventWord::SOFTWARE => true,
