@@ -7,7 +7,7 @@ use config::ConfigError;
 use images::{acpi_table, bzimage, elf, initrd, sums};
 use uefi::Status;
 
-use crate::load::{KERNEL, SUMS};
+use crate::load::{CONFIG, KERNEL, SUMS};
 
 /// The first thing that went wrong. Names of files are relative to `EFI/kerf`.
 #[derive(Debug)]
@@ -73,7 +73,9 @@ impl fmt::Display for Error {
                     "EFI/kerf: no such folder on the boot volume ({status}); make the image again"
                 )
             }
-            Self::Missing(name) if name == KERNEL => file(f, name, "no such file", AGAIN),
+            Self::Missing(name) if name == KERNEL || name == CONFIG => {
+                file(f, name, "no such file", AGAIN)
+            }
             Self::Missing(name) => {
                 file(f, name, "no such file", "put it there, or correct its name in kerf.toml")
             }

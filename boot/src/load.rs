@@ -16,7 +16,7 @@ use crate::{
 
 pub(crate) const KERNEL: &str = "kernel.elf";
 pub(crate) const SUMS: &str = "SHA256SUMS";
-const CONFIG: &str = "kerf.toml";
+pub(crate) const CONFIG: &str = "kerf.toml";
 const COMMAND_LINE: &str = "cmdline";
 const ACPI_FOLDER: &str = "acpi";
 

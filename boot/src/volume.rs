@@ -1,6 +1,6 @@
 //! Files of the boot volume, below `\EFI\kerf`.
 
-use alloc::{borrow::ToOwned, string::String, vec::Vec};
+use alloc::{borrow::ToOwned, format, string::String, vec::Vec};
 
 use sha2::{Digest, Sha256};
 use uefi::{
@@ -102,7 +102,7 @@ fn read_all(
     size: usize,
     summed: bool,
 ) -> Result<Contents, Error> {
-    let memory = memory::allocate(size, name)?;
+    let memory = memory::allocate(size, &format!("EFI/kerf/{name}"))?;
     let (bytes, _) = memory.split_at_mut(size);
     let mut hasher = summed.then(Sha256::new);
     console::part(format_args!("kerf-boot: loading {name} ({size} bytes)"));
