@@ -48,11 +48,6 @@ impl FpuSupport {
         support
     }
 
-    /// XCR0 bits the CPU allows; x87 and SSE alone where it has no XSAVE.
-    pub(crate) fn supported(&self) -> u64 {
-        self.supported
-    }
-
     /// Bytes of an area that holds the components of `mask`.
     fn area_bytes(&self, mask: u64) -> u32 {
         (0..64)
@@ -168,7 +163,7 @@ mod tests {
     #[test]
     fn an_area_has_room_for_the_allowed_components_only() {
         let support = FpuSupport::probe(&Avx { xsave: true });
-        assert_eq!(support.supported(), 0x207);
+        assert_eq!(support.supported, 0x207);
         assert_eq!(support.area_bytes(0b011), 576);
         assert_eq!(support.area_bytes(0b111), 832);
         assert_eq!(support.area_bytes(0x207), 2696);
@@ -177,8 +172,8 @@ mod tests {
     #[test]
     fn without_xsave_there_is_the_legacy_region() {
         let support = FpuSupport::probe(&Avx { xsave: false });
-        assert_eq!(support.supported(), 0b11);
-        assert_eq!(support.area_bytes(support.supported()), 576);
+        assert_eq!(support.supported, 0b11);
+        assert_eq!(support.area_bytes(support.supported), 576);
     }
 
     struct OnePage(Box<[u64; 512]>);

@@ -1,4 +1,4 @@
-//! Events on their way into a guest. Pure.
+//! Events in the form that VM entry takes, and what two of them make together. Pure.
 
 use x86_spec::cpu::vector;
 use x86_spec::vmx::exit::{InterruptionInfo, InterruptionType};

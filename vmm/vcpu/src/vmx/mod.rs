@@ -23,8 +23,12 @@ mod exit;
 mod fields;
 mod insn;
 mod msr_bitmap;
+mod queue;
 mod setup;
 mod vcpu;
+
+#[cfg(test)]
+mod tests;
 
 pub use vcpu::VmxVcpu;
 

@@ -203,7 +203,6 @@ pub(super) fn read_registers(vmcs: &impl Fields) -> Registers {
 
 /// What [`crate::Vcpu::context`] gives.
 pub(super) fn read_context(vmcs: &impl Fields) -> CpuContext {
-    let ss = read_segment(vmcs, SegmentRegister::Ss);
     CpuContext {
         rip: vmcs.read(guest::RIP),
         rflags: vmcs.read(guest::RFLAGS),
@@ -212,14 +211,18 @@ pub(super) fn read_context(vmcs: &impl Fields) -> CpuContext {
         cr4: cr4(vmcs),
         efer: vmcs.read(guest::EFER),
         cs: read_segment(vmcs, SegmentRegister::Cs),
-        ss,
+        ss: read_segment(vmcs, SegmentRegister::Ss),
         ds: read_segment(vmcs, SegmentRegister::Ds),
         es: read_segment(vmcs, SegmentRegister::Es),
         fs_base: vmcs.read(SegmentRegister::Fs.base()),
         gs_base: vmcs.read(SegmentRegister::Gs.base()),
-        // The privilege level is that of SS's descriptor, in every mode (SDM vol. 3, 25.4.1).
-        cpl: (ss.access >> 5 & 3) as u8,
+        cpl: read_cpl(vmcs),
     }
+}
+
+/// The privilege level: that of SS's descriptor, in every mode (SDM vol. 3, 25.4.1).
+pub(super) fn read_cpl(vmcs: &impl Fields) -> u8 {
+    (vmcs.read(SegmentRegister::Ss.access()) >> 5 & 3) as u8
 }
 
 fn cr0(vmcs: &impl Fields) -> u64 {

@@ -15,10 +15,11 @@ use super::capabilities::Capabilities;
 use super::control_registers;
 use super::controls::Controls;
 use super::entry::{self, Frame, Outcome};
-use super::event::{self, Combined, Injection};
+use super::event::Injection;
 use super::exit::{self, Decoded};
 use super::fields::{Fields, FieldsMut};
 use super::insn::{self, Current};
+use super::queue::{Next, Queue};
 use super::setup::{self, Environment};
 use super::{Vmx, checks, msr_bitmap};
 use crate::fpu::Fpu;
@@ -40,29 +41,6 @@ const DR7_GENERAL_DETECT: u64 = 1 << 13;
 const SINGLE_CONTEXT: u64 = 1;
 /// INVEPT and INVVPID of all.
 const ALL_CONTEXTS: u64 = 2;
-
-/// What is due before the next entry. All clear is the fast path.
-#[derive(Clone, Copy, Debug, Default)]
-struct Due(u8);
-
-impl Due {
-    /// `pending` is to be delivered.
-    const EVENT: u8 = 1 << 0;
-    /// An NMI waits for the guest to be able to take it.
-    const NMI: u8 = 1 << 1;
-    /// `held` waits, an interrupt that a fault overtook.
-    const HELD: u8 = 1 << 2;
-    /// The guest is dead.
-    const SHUTDOWN: u8 = 1 << 3;
-
-    fn has(self, bits: u8) -> bool {
-        self.0 & bits != 0
-    }
-
-    fn set(&mut self, bit: u8, on: bool) {
-        self.0 = self.0 & !bit | if on { bit } else { 0 };
-    }
-}
 
 /// Fields read since the last exit, each at most once.
 #[derive(Clone, Debug, Default)]
@@ -91,13 +69,9 @@ pub struct VmxVcpu {
     vmcs: Hpa,
     resident: bool,
     launched: bool,
-    due: Due,
     exit_reason: u32,
     cache: Cache,
-    pending: Option<Injection>,
-    /// `pending` is an event whose delivery an exit cut short.
-    recovered: bool,
-    held: Injection,
+    queue: Queue,
     /// The guest was given an NMI before, so that its IRETs matter.
     nmi_given: bool,
     window_wanted: bool,
@@ -128,12 +102,9 @@ impl VmxVcpu {
             vmcs,
             resident: false,
             launched: false,
-            due: Due::default(),
             exit_reason: 0,
             cache: Cache::default(),
-            pending: None,
-            recovered: false,
-            held: Injection::NMI,
+            queue: Queue::new(),
             nmi_given: false,
             window_wanted: false,
             primary: backend.controls.primary,
@@ -157,26 +128,17 @@ impl VmxVcpu {
         Ok(vcpu)
     }
 
-    /// What is due before an entry; an exit where there is none to make.
+    /// Delivers what waits, as far as the guest can take it; an exit where there is no entry to make.
     #[cold]
     fn before_entry(&mut self) -> Option<Exit> {
-        if self.due.has(Due::SHUTDOWN) {
-            return Some(Exit::Shutdown);
+        let mut queue = self.queue.clone();
+        let next = queue.next(|| !self.blocks_nmi(), || self.is_interruptible());
+        self.queue = queue;
+        match next {
+            Next::Shutdown => return Some(Exit::Shutdown),
+            Next::Deliver(event) => self.deliver(&event),
+            Next::Nothing => {}
         }
-        if self.due.has(Due::EVENT) {
-            if let Some(event) = self.pending.take() {
-                self.deliver(&event);
-            }
-            self.due.set(Due::EVENT, false);
-        } else if self.due.has(Due::NMI) && !self.blocks_nmi() {
-            self.deliver(&Injection::NMI);
-            self.due.set(Due::NMI, false);
-        } else if self.due.has(Due::HELD) && self.is_interruptible() {
-            let held = self.held;
-            self.deliver(&held);
-            self.due.set(Due::HELD, false);
-        }
-        self.recovered = false;
         self.update_windows();
         None
     }
@@ -200,38 +162,12 @@ impl VmxVcpu {
         }
     }
 
-    /// Queues a fault, which comes before whatever is queued, or becomes #DF with it.
-    fn raise(&mut self, fault: Injection) {
-        let mut queued = fault;
-        if let Some(first) = self.pending.take().filter(|_| self.recovered) {
-            match event::combine(&first, &fault) {
-                Combined::Serial if first.is_interrupt() => self.hold(first),
-                Combined::Serial => {}
-                Combined::DoubleFault => queued = Injection::DOUBLE_FAULT,
-                Combined::Shutdown => self.due.set(Due::SHUTDOWN, true),
-            }
-        }
-        self.pending = Some(queued);
-        self.recovered = false;
-        self.due.set(Due::EVENT, true);
-    }
-
-    /// Keeps an interrupt until the guest can take it.
-    fn hold(&mut self, event: Injection) {
-        if event.kind == InterruptionType::Nmi {
-            self.due.set(Due::NMI, true);
-        } else {
-            self.held = event;
-            self.due.set(Due::HELD, true);
-        }
-    }
-
     /// Sets the window-exiting controls as what waits demands.
     fn update_windows(&mut self) {
         let mut primary = self.controls.primary;
-        let interrupt = self.window_wanted || self.due.has(Due::HELD);
+        let interrupt = self.window_wanted || self.queue.needs_interrupt_window();
         primary.set(Primary::INTERRUPT_WINDOW_EXITING, interrupt);
-        primary.set(Primary::NMI_WINDOW_EXITING, self.due.has(Due::NMI));
+        primary.set(Primary::NMI_WINDOW_EXITING, self.queue.needs_nmi_window());
         if primary != self.primary {
             self.vmcs().write(control::PRIMARY, primary.bits());
             self.primary = primary;
@@ -279,13 +215,13 @@ impl VmxVcpu {
             Decoded::Exit(exit) => return exit,
             Decoded::Cr0Write(value) => match control_registers::write_cr0(value) {
                 Ok(shadow) => self.vmcs().write(control::CR0_SHADOW, shadow),
-                Err(_) => self.raise(Injection::GENERAL_PROTECTION),
+                Err(_) => self.queue.raise(Injection::GENERAL_PROTECTION),
             },
             Decoded::Cr4Write(value) => match control_registers::write_cr4(value) {
                 Ok(shadow) => self.vmcs().write(control::CR4_SHADOW, shadow),
-                Err(_) => self.raise(Injection::GENERAL_PROTECTION),
+                Err(_) => self.queue.raise(Injection::GENERAL_PROTECTION),
             },
-            Decoded::GeneralProtection => self.raise(Injection::GENERAL_PROTECTION),
+            Decoded::GeneralProtection => self.queue.raise(Injection::GENERAL_PROTECTION),
             Decoded::Reflect(exception, qualification) => self.reflect(exception, qualification),
             Decoded::NmiWindow => {}
             Decoded::Nmi => {
@@ -320,16 +256,14 @@ impl VmxVcpu {
                 vmcs.write(guest::PENDING_DEBUG, pending);
             }
         }
-        self.raise(exception);
+        self.queue.raise(exception);
     }
 
     /// What the exit left over of an event's delivery or an IRET.
     #[cold]
     fn recover(&mut self) {
         if let Some(event) = exit::cut_short(self.exit_reason, &Current) {
-            self.pending = Some(event);
-            self.recovered = true;
-            self.due.set(Due::EVENT, true);
+            self.queue.recover(event);
         } else if self.nmi_given && exit::nmi_unblocked_by_iret(self.exit_reason, &Current) {
             self.set_interruptibility(self.interruptibility() | Interruptibility::NMI);
         }
@@ -364,10 +298,10 @@ impl Vcpu for VmxVcpu {
     #[inline]
     fn run(&mut self) -> Exit {
         debug_assert!(self.resident, "run before load");
-        if self.due.0 != 0 {
-            if let Some(exit) = self.before_entry() {
-                return exit;
-            }
+        if !self.queue.is_empty()
+            && let Some(exit) = self.before_entry()
+        {
+            return exit;
         }
         if let Some(exit) = self.check_first_entry() {
             return exit;
@@ -390,7 +324,9 @@ impl Vcpu for VmxVcpu {
         };
         match exit::decode(reason, &Current, gpr) {
             // What waits here has the window for itself.
-            Decoded::Exit(Exit::InterruptWindow) if self.due.has(Due::HELD) => Exit::Handled,
+            Decoded::Exit(Exit::InterruptWindow) if self.queue.needs_interrupt_window() => {
+                Exit::Handled
+            }
             Decoded::Exit(exit) => exit,
             other => self.handle(other),
         }
@@ -448,8 +384,19 @@ impl Vcpu for VmxVcpu {
         setup::read_context(&self.vmcs())
     }
 
+    #[inline]
+    fn cpl(&self) -> u8 {
+        setup::read_cpl(&self.vmcs())
+    }
+
+    fn set_rflags(&mut self, value: u64) {
+        let value = value | Rflags::ONE.bits();
+        self.vmcs().write(guest::RFLAGS, value);
+        self.cache.rflags.set(Some(value));
+    }
+
     fn can_take_interrupt(&self) -> bool {
-        !self.due.has(Due::EVENT | Due::HELD | Due::SHUTDOWN) && self.is_interruptible()
+        !self.queue.blocks_interrupts() && self.is_interruptible()
     }
 
     fn want_interrupt_window(&mut self, wanted: bool) {
@@ -458,20 +405,10 @@ impl Vcpu for VmxVcpu {
     }
 
     fn inject(&mut self, event: Event) {
-        let injection = Injection::from_event(event);
-        match event {
-            Event::Nmi => self.hold(injection),
-            Event::Interrupt(_) if self.due.has(Due::EVENT) => self.hold(injection),
-            Event::Interrupt(_) => {
-                self.pending = Some(injection);
-                self.due.set(Due::EVENT, true);
-            }
-            Event::Exception { .. } => self.raise(injection),
-            Event::PageFault { address, .. } => {
-                self.set_cr2(address);
-                self.raise(injection);
-            }
+        if let Event::PageFault { address, .. } = event {
+            self.set_cr2(address);
         }
+        self.queue.inject(Injection::from_event(event));
     }
 
     fn read_msr(&self, msr: Msr) -> Result<u64, MsrFault> {
@@ -495,8 +432,7 @@ impl Vcpu for VmxVcpu {
         self.frame.gprs = registers.gprs;
         self.set_cr2(registers.cr2);
         self.cache.clear();
-        self.pending = None;
-        self.due = Due::default();
+        self.queue = Queue::new();
         self.update_windows();
     }
 

@@ -12,6 +12,9 @@ mod guest;
 mod host;
 mod segments;
 
+#[cfg(test)]
+mod tests;
+
 use super::capabilities::Capabilities;
 use super::fields::Fields;
 
