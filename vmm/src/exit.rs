@@ -1,12 +1,11 @@
 //! [`Machine::handle`]: what each exit means. Total over [`Exit`]: whatever a guest does, an answer exists, and it
 //! concerns that guest alone.
 
-use core::fmt;
-
-use hw::{Gpa, Msr};
-use vcpu::{CpuContext, EntryFailure, Event, Exit, Gpr, Vcpu};
+use hw::Msr;
+use vcpu::{CpuContext, Event, Exit, Gpr, Vcpu};
 use x86_spec::cpu::{Rflags, vector};
 
+use crate::crash::{Crash, InstructionBytes};
 use crate::insn::exiting::{self, Plain};
 use crate::insn::{DecodeError, MAX_BYTES, Mode};
 use crate::machine::{APIC_ID, Machine};
@@ -30,72 +29,6 @@ pub enum Outcome {
     Exit(u8),
     /// The guest cannot go on.
     Crashed(Crash),
-}
-
-/// Why a guest cannot go on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Crash {
-    /// A fault while delivering a double fault.
-    TripleFault,
-    /// HLT with interrupts off, and no other CPU to end that.
-    HaltedForGood,
-    /// Instructions were fetched from where there is no RAM.
-    NoCode(Gpa),
-    /// The page tables lead to where there is no RAM.
-    NoPageTable(Gpa),
-    /// A string instruction's data is where there is no RAM.
-    NoStringData(Gpa),
-    /// An instruction that Kerf would have to emulate and does not know, time and again.
-    Undecodable(InstructionBytes),
-    /// The CPU refused to enter.
-    EntryFailed(EntryFailure),
-    /// An exit that no one expected.
-    Unhandled {
-        /// The vendor's code.
-        code: u64,
-        /// The vendor's detail.
-        detail: u64,
-    },
-}
-
-/// An instruction, for a report.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InstructionBytes {
-    /// RIP.
-    pub rip: u64,
-    /// The bytes there.
-    pub bytes: [u8; MAX_BYTES],
-    /// How many of them could be fetched.
-    pub len: u8,
-}
-
-impl fmt::Display for Crash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::TripleFault => f.write_str("triple fault"),
-            Self::HaltedForGood => f.write_str("halted with interrupts off"),
-            Self::NoCode(gpa) => write!(f, "ran into {gpa}, where there is no memory"),
-            Self::NoPageTable(gpa) => write!(f, "page table at {gpa}, where there is no memory"),
-            Self::NoStringData(gpa) => {
-                write!(f, "string I/O with {gpa}, where there is no memory")
-            }
-            Self::Undecodable(found) => {
-                write!(f, "unknown instruction at {:#x}:", found.rip)?;
-                found
-                    .bytes
-                    .iter()
-                    .take(found.len.into())
-                    .try_for_each(|byte| write!(f, " {byte:02x}"))
-            }
-            Self::EntryFailed(EntryFailure::Rule(rule)) => write!(f, "entry refused: {rule}"),
-            Self::EntryFailed(EntryFailure::Code(code)) => {
-                write!(f, "entry refused with code {code:#x}")
-            }
-            Self::Unhandled { code, detail } => {
-                write!(f, "unexpected exit {code:#x}, detail {detail:#x}")
-            }
-        }
-    }
 }
 
 /// Entries tried again because an instruction was not what its exit said.
@@ -132,6 +65,7 @@ impl Machine {
         host: &mut H,
     ) -> Outcome {
         self.counters.note(&exit);
+        self.take_over_task_priority(vcpu);
         match exit {
             Exit::Cpuid => self.cpuid(vcpu, memory),
             Exit::Hypercall => self.hypercall(vcpu, memory),
@@ -161,6 +95,17 @@ impl Machine {
             Exit::Shutdown => Outcome::Crashed(Crash::TripleFault),
             Exit::EntryFailed(why) => Outcome::Crashed(Crash::EntryFailed(why)),
             Exit::Unhandled { code, detail } => Outcome::Crashed(Crash::Unhandled { code, detail }),
+        }
+    }
+
+    /// CR8 as the guest left it, where the CPU let it change that without an exit.
+    fn take_over_task_priority<V: Vcpu>(&mut self, vcpu: &V) {
+        if let Some(class) = vcpu.task_priority()
+            && class != self.lapic.task_priority_class()
+        {
+            // A copy that the CPU keeps has four bits.
+            let _ = self.lapic.set_task_priority_class((class & 15).into());
+            self.settled = false;
         }
     }
 

@@ -16,6 +16,7 @@ extern crate alloc;
 
 mod bus;
 pub mod counters;
+mod crash;
 mod exit;
 mod host;
 pub mod hypercall;
@@ -30,6 +31,7 @@ mod port;
 mod tests;
 pub mod walk;
 
-pub use exit::{Crash, InstructionBytes, Outcome};
+pub use crash::{Crash, InstructionBytes};
+pub use exit::Outcome;
 pub use host::{GuestMemory, Host, NoMemory};
 pub use machine::{Machine, MachineSpec};

@@ -4,7 +4,8 @@ use hw::{Gpa, PAGE_SIZE, Width};
 use vcpu::{Access, CpuContext, Gpr, SecondStageFault, Vcpu};
 use x86_spec::cpu::Rflags;
 
-use crate::exit::{Crash, Outcome, decode_memory};
+use crate::crash::Crash;
+use crate::exit::{Outcome, decode_memory};
 use crate::insn::alu::{self, Binary};
 use crate::insn::mmio::{Instruction, Operation, Place, Source};
 use crate::insn::{Register, SegmentRegister, linear, sign_extend};

@@ -8,9 +8,9 @@ use x86_spec::msr;
 
 use super::bench::{Bench, CODE, spec};
 use crate::counters::ExitKind;
-use crate::exit::{Crash, Outcome};
 use crate::hypercall;
 use crate::platform::cpuid::CpuidState;
+use crate::{Crash, Outcome};
 
 const GP: Event = Event::Exception { vector: vector::GP, error_code: Some(0) };
 const UD: Event = Event::Exception { vector: vector::UD, error_code: None };

@@ -7,8 +7,8 @@ use x86_spec::msr;
 
 use super::bench::{Bench, spec};
 use crate::MachineSpec;
-use crate::exit::{Crash, Outcome};
 use crate::platform::{gsi, uart};
+use crate::{Crash, Outcome};
 
 const TIMER_VECTOR: u64 = 0xec;
 const UART_VECTOR: u64 = 0x31;

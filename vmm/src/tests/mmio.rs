@@ -7,7 +7,7 @@ use vcpu::{Access, Exit, Gpr, SecondStageFault};
 use x86_spec::cpu::Rflags;
 
 use super::bench::{Bench, RAM};
-use crate::exit::{Crash, Outcome};
+use crate::{Crash, Outcome};
 
 /// Where nothing is.
 const NOWHERE: u64 = 0xd000_0000;

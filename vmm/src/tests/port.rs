@@ -5,8 +5,8 @@ use vcpu::scripted::Step;
 use vcpu::{Event, Exit, Gpr, PortIo};
 
 use super::bench::{Bench, RAM, spec};
-use crate::exit::{Crash, Outcome};
 use crate::platform::{pm, uart};
+use crate::{Crash, Outcome};
 
 const NOWHERE: Port = Port(0x80);
 
