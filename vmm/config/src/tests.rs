@@ -260,6 +260,7 @@ fn cmdline_is_one_line_of_bounded_length() {
 #[test]
 fn windows_line_ends_and_inline_tables_are_toml_too() {
     assert!(parse("k", &GOOD.replace('\n', "\r\n")).is_ok());
+    assert!(parse("k", &format!("\u{feff}{GOOD}")).is_ok());
     let inline = "version = 1\nvm = [{ name = \"a\", memory = \"2M\", kernel = \"k\" }]\n";
     assert!(parse("k", inline).is_ok());
     assert_eq!(

@@ -22,7 +22,7 @@ pub enum Format {
 }
 
 /// The first bytes of each format (Linux, `lib/decompress.c`).
-const MAGICS: [(&[u8], Format); 11] = [
+const MAGICS: [(&[u8], Format); 10] = [
     (b"070701", Format::Cpio),
     (b"070702", Format::Cpio),
     (&[0x1f, 0x8b], Format::Gzip),
@@ -32,10 +32,11 @@ const MAGICS: [(&[u8], Format); 11] = [
     (&[0xfd, b'7', b'z', b'X', b'Z', 0x00], Format::Xz),
     (&[0x89, b'L', b'Z', b'O'], Format::Lzo),
     (&[0x02, 0x21, 0x4c, 0x18], Format::Lz4),
-    (&[0x04, 0x22, 0x4d, 0x18], Format::Lz4),
     (&[0x28, 0xb5, 0x2f, 0xfd], Format::Zstd),
 ];
 
+/// The frame format that `lz4` writes unless told otherwise: Linux unpacks only the legacy one.
+const LZ4_FRAME: &[u8] = &[0x04, 0x22, 0x4d, 0x18];
 /// Bytes of a `newc` header: the magic and 13 fields of eight hexadecimal digits.
 const HEADER_BYTES: usize = 110;
 const TRAILER: &[u8] = b"TRAILER!!!\0";
@@ -56,6 +57,8 @@ pub enum Error {
     Empty,
     /// No known format at this offset.
     Unknown(usize),
+    /// LZ4's frame format at this offset.
+    Lz4Frame(usize),
     /// A plain archive ends without its trailer: where the entry begins that the file's end cuts, and how many bytes
     /// are missing at least.
     Truncated {
@@ -75,6 +78,9 @@ impl fmt::Display for Error {
             Self::Unknown(0) => write!(f, "not an initial RAM disk: neither cpio nor compressed"),
             Self::Unknown(offset) => {
                 write!(f, "damaged: neither cpio nor compressed data at byte {offset}")
+            }
+            Self::Lz4Frame(_) => {
+                write!(f, "packed as an LZ4 frame, which Linux does not unpack: use lz4 -l")
             }
             Self::Truncated { entry, missing } => write!(
                 f,
@@ -110,6 +116,7 @@ pub fn parse(file: &[u8]) -> Result<Initrd, Error> {
                 plain_archives += 1;
             }
             Some(&(_, format)) => return Ok(Initrd { plain_archives, compressed: Some(format) }),
+            None if start.starts_with(LZ4_FRAME) => return Err(Error::Lz4Frame(offset)),
             None => return Err(Error::Unknown(offset)),
         }
     }
@@ -245,6 +252,7 @@ mod tests {
         assert_eq!(parse(b""), Err(Error::Empty));
         assert_eq!(parse(&[0; 512]), Err(Error::Empty));
         assert_eq!(parse(b"\x7fELF\x02\x01"), Err(Error::Unknown(0)));
+        assert_eq!(parse(&[0x04, 0x22, 0x4d, 0x18, 9]), Err(Error::Lz4Frame(0)));
         let mut file = archive();
         file.extend(*b"junk");
         assert!(matches!(parse(&file), Err(Error::Unknown(offset)) if offset + 4 == file.len()));
