@@ -146,10 +146,13 @@ unsafe fn copy(to: *mut u8, from: *const u8, bytes: usize) {
     // SAFETY: the ranges are the caller's to answer for; the direction flag is clear by the ABI.
     unsafe {
         asm!(
+            "rep movsq",
+            "mov ecx, {rest:e}",
             "rep movsb",
+            rest = in(reg) bytes % 8,
             inout("rdi") to => _,
             inout("rsi") from => _,
-            inout("rcx") bytes => _,
+            inout("rcx") bytes / 8 => _,
             options(nostack, preserves_flags),
         );
     }

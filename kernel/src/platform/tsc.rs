@@ -17,13 +17,6 @@ pub(crate) struct Tsc {
     pub(crate) hz: u64,
 }
 
-impl Tsc {
-    /// Ticks in `ns` nanoseconds, rounded down.
-    pub(crate) const fn ticks(self, ns: u64) -> u64 {
-        (ns as u128 * self.hz as u128 / 1_000_000_000) as u64
-    }
-}
-
 impl Clock for Tsc {
     fn now_ns(&self) -> u64 {
         (u128::from(rdtsc()) * 1_000_000_000 / u128::from(self.hz)) as u64

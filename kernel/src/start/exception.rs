@@ -89,11 +89,13 @@ fn fixups() -> &'static [Fixup] {
 
 fn die(frame: &TrapFrame) -> ! {
     console::emergency();
+    let cpu = super::current();
     log::error!(
-        "exception {} ({}) on CPU {}",
+        "exception {} ({}) on CPU {}, APIC ID {:#x}",
         frame.vector,
         name(frame.vector),
-        super::current().number
+        cpu.number,
+        cpu.apic_id()
     );
     log::error!("{frame}");
     console::say(format_args!("PANIC"));
