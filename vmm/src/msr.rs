@@ -21,6 +21,9 @@ const FEATURE_CONTROL: u64 = 1 << 0;
 const MTRR_DEF_TYPE: u64 = 1 << 11 | 6;
 /// IA32_BIOS_SIGN_ID: a microcode revision, in the upper half, that is not 0.
 const BIOS_SIGN_ID: u64 = 1 << 32;
+/// AMD's interrupt-pending message register of family 0Fh (BKDG 26094, MSRC001_0055): C1E is off. Linux reads it on every
+/// CPU of that family, QEMU's default among them.
+const INT_PENDING_MSG: Msr = Msr(0xc001_0055);
 
 /// The value of a register that never changes, and whether a write to it is dropped; else it gets #GP.
 const fn fixed(msr: Msr) -> Option<(u64, bool)> {
@@ -33,7 +36,7 @@ const fn fixed(msr: Msr) -> Option<(u64, bool)> {
         // No machine-check banks.
         msr::MCG_CAP => Some((0, false)),
         msr::MCG_STATUS => Some((0, true)),
-        msr::SYSCFG | msr::HWCR => Some((0, true)),
+        msr::SYSCFG | msr::HWCR | INT_PENDING_MSG => Some((0, true)),
         _ => None,
     }
 }

@@ -223,6 +223,22 @@ fn a_task_priority_holds_interrupts_back() {
 }
 
 #[test]
+fn a_task_priority_that_the_cpu_keeps_is_taken_over() {
+    let mut bench = Bench::new();
+    arm_timer(&mut bench, 2_000_000);
+    bench.vcpu.kept_task_priority = Some(15);
+    bench.host.tsc.set(3_000_000);
+    assert_eq!(bench.exit(Exit::Cpuid), Outcome::Resume);
+    bench.vcpu.delivered.clear();
+    assert_eq!(bench.exit(Exit::Cr8Read { register: Gpr::Rax }), Outcome::Resume);
+    assert_eq!((bench.gpr(Gpr::Rax), bench.vcpu.task_priority), (15, 15));
+    // What the guest writes to the register's page is the newer value, and goes to the CPU.
+    mmio_write(&mut bench, 0xfee0_0080, 0x20);
+    bench.prepare();
+    assert_eq!(bench.vcpu.task_priority, 2);
+}
+
+#[test]
 fn an_entry_with_nothing_due_does_not_look_at_the_devices() {
     let mut bench = Bench::new();
     idle(&mut bench);

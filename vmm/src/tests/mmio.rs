@@ -185,6 +185,40 @@ fn code_and_page_tables_outside_memory_stop_the_guest() {
     assert_eq!(fault(Access::Read, true), Outcome::Crashed(Crash::NoPageTable(Gpa::new(RAM))));
 }
 
+#[test]
+fn segments_and_short_addresses_count_in_32_bit_mode() {
+    let mut bench = Bench::new();
+    bench.to_32_bit_mode(0xfee0_0000);
+    // mov dword [0x80], 0x30 by DS
+    let code = [0xc7, 0x05, 0x80, 0, 0, 0, 0x30, 0, 0, 0];
+    assert_eq!(bench.touch(&code, TPR, Access::Write), Outcome::Resume);
+    assert!(bench.is_past(10));
+    // mov al, [bx + 0x7e] by 16-bit addressing, BX = 2
+    bench.set(Gpr::Rbx, 0xffff_0002);
+    assert_eq!(bench.touch(&[0x67, 0x8a, 0x47, 0x7e], TPR, Access::Read), Outcome::Resume);
+    assert_eq!(bench.gpr(Gpr::Rax), 0x30);
+    // mov eax, [moffs] by ES, which starts at 0
+    let code = [0x26, 0xa1, 0x80, 0x00, 0xe0, 0xfe];
+    assert_eq!(bench.touch(&code, TPR, Access::Read), Outcome::Resume);
+    assert!(bench.is_past(6));
+    // inc dword [0x80]: 40 to 4f are no prefixes here, FF /0 is meant
+    assert_eq!(bench.touch(&[0xff, 0x05, 0x80, 0, 0, 0], TPR, Access::Write), Outcome::Resume);
+    assert_eq!(bench.machine.lapic.read(0x80, hw::Width::W4, 0), 0x31);
+}
+
+#[test]
+fn user_code_is_fetched_with_user_rights() {
+    let mut bench = Bench::new();
+    bench.vcpu.state.ss.access |= 3 << 5;
+    bench.set(Gpr::Rbx, NOWHERE);
+    assert_eq!(bench.touch(&[0x8b, 0x03], NOWHERE, Access::Read), Outcome::Resume);
+    assert!(bench.is_past(2));
+    // With the page a supervisor's, the fetch that the CPU made is no longer possible: the guest runs into that itself.
+    bench.memory.put_u64(0x2000, 0x83);
+    assert_eq!(bench.touch(&[0x8b, 0x03], NOWHERE, Access::Read), Outcome::Resume);
+    assert!(bench.is_past(0));
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(1_000) })]
 

@@ -118,6 +118,8 @@ pub struct ScriptedVcpu {
     pub window_wanted: bool,
     /// What [`Vcpu::set_task_priority`] said last.
     pub task_priority: u8,
+    /// What [`Vcpu::task_priority`] gives: CR8 as the guest left it, where the CPU keeps it.
+    pub kept_task_priority: Option<u8>,
     /// Between [`Vcpu::load`] and [`Vcpu::unload`].
     pub loaded: bool,
     /// Runs so far.
@@ -154,6 +156,7 @@ impl ScriptedVcpu {
             msr_writes: Vec::new(),
             window_wanted: false,
             task_priority: 0,
+            kept_task_priority: None,
             loaded: false,
             runs: 0,
             xcr0: 1,
@@ -287,6 +290,10 @@ impl Vcpu for ScriptedVcpu {
 
     fn set_task_priority(&mut self, class: u8) {
         self.task_priority = class;
+    }
+
+    fn task_priority(&self) -> Option<u8> {
+        self.kept_task_priority
     }
 
     fn set_registers(&mut self, registers: &Registers) {
