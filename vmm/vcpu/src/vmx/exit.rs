@@ -77,26 +77,31 @@ pub(super) fn decode(exit_reason: u32, fields: &impl Fields, gpr: impl Fn(Gpr) -
 }
 
 /// Whether the CPU gave the length of the instruction that exited (SDM vol. 3, 28.2.5).
-pub(super) fn has_instruction_length(exit_reason: u32) -> bool {
-    matches!(
-        exit_reason as u16,
-        reason::TASK_SWITCH..=reason::IO_INSTRUCTION
-            | reason::RDMSR
-            | reason::WRMSR
-            | reason::MWAIT
-            | reason::MONITOR
-            | reason::PAUSE
-            | reason::GDTR_IDTR_ACCESS
-            | reason::LDTR_TR_ACCESS
-            | reason::INVEPT
-            | reason::RDTSCP
-            | reason::INVVPID
-            | reason::WBINVD
-            | reason::XSETBV
-            | reason::RDRAND..=reason::RDSEED
-            | reason::XSAVES
-            | reason::XRSTORS
-    ) && exit_reason & ENTRY_FAILURE == 0
+#[inline]
+pub(super) const fn has_instruction_length(exit_reason: u32) -> bool {
+    /// One bit for each basic reason.
+    const REASONS: u128 = {
+        let ranges = [
+            (reason::TASK_SWITCH, reason::IO_INSTRUCTION),
+            (reason::RDMSR, reason::WRMSR),
+            (reason::MWAIT, reason::MWAIT),
+            (reason::MONITOR, reason::PAUSE),
+            (reason::GDTR_IDTR_ACCESS, reason::LDTR_TR_ACCESS),
+            (reason::INVEPT, reason::RDTSCP),
+            (reason::INVVPID, reason::XSETBV),
+            (reason::RDRAND, reason::RDSEED),
+            (reason::XSAVES, reason::XRSTORS),
+        ];
+        let mut set = 0;
+        let mut index = 0;
+        while index < ranges.len() {
+            let (first, last) = ranges[index];
+            set |= ((2 << (last - first)) - 1) << first;
+            index += 1;
+        }
+        set
+    };
+    exit_reason < 128 && REASONS >> exit_reason & 1 != 0
 }
 
 /// Whether the exit is of a kind that can come in the middle of an event's delivery or of an IRET.

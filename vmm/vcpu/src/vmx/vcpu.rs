@@ -1,8 +1,7 @@
 //! A virtual CPU: its VMCS, its registers outside of it, and what is due at the next entry.
 
 mod access;
-
-use core::cell::Cell;
+mod cache;
 
 use hw::{Hpa, Msr, MsrFault};
 use x86_spec::cpu::{Cr0, Rflags, vector};
@@ -11,6 +10,7 @@ use x86_spec::vmx::control::{self as bits, Interruptibility, Primary, Secondary}
 use x86_spec::vmx::exit::{InterruptionType, instruction_error};
 use x86_spec::vmx::field::{control, guest, info};
 
+use self::cache::Cache;
 use super::capabilities::Capabilities;
 use super::control_registers;
 use super::controls::Controls;
@@ -41,23 +41,6 @@ const DR7_GENERAL_DETECT: u64 = 1 << 13;
 const SINGLE_CONTEXT: u64 = 1;
 /// INVEPT and INVVPID of all.
 const ALL_CONTEXTS: u64 = 2;
-
-/// Fields read since the last exit, each at most once.
-#[derive(Clone, Debug, Default)]
-struct Cache {
-    rip: Cell<Option<u64>>,
-    rflags: Cell<Option<u64>>,
-    interruptibility: Cell<Option<u32>>,
-}
-
-impl Cache {
-    #[inline]
-    fn clear(&self) {
-        self.rip.set(None);
-        self.rflags.set(None);
-        self.interruptibility.set(None);
-    }
-}
 
 /// A virtual CPU under VT-x.
 ///
@@ -350,11 +333,11 @@ impl Vcpu for VmxVcpu {
 
     #[inline]
     fn rip(&self) -> u64 {
-        if let Some(rip) = self.cache.rip.get() {
+        if let Some(rip) = self.cache.rip() {
             return rip;
         }
         let rip = self.vmcs().read(guest::RIP);
-        self.cache.rip.set(Some(rip));
+        self.cache.set_rip(rip);
         rip
     }
 
@@ -372,7 +355,7 @@ impl Vcpu for VmxVcpu {
             to &= 0xffff_ffff;
         }
         self.vmcs().write(guest::RIP, to);
-        self.cache.rip.set(Some(to));
+        self.cache.set_rip(to);
         let blocking = self.interruptibility();
         let shadow = Interruptibility::STI | Interruptibility::MOV_SS;
         if blocking.intersects(shadow) {
@@ -392,7 +375,7 @@ impl Vcpu for VmxVcpu {
     fn set_rflags(&mut self, value: u64) {
         let value = value | Rflags::ONE.bits();
         self.vmcs().write(guest::RFLAGS, value);
-        self.cache.rflags.set(Some(value));
+        self.cache.set_rflags(value);
     }
 
     fn can_take_interrupt(&self) -> bool {

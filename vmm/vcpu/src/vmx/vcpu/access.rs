@@ -30,6 +30,7 @@ struct Borrowed {
 
 impl Visit {
     #[cold]
+    #[inline(never)]
     fn borrow(vmcs: Hpa) -> Self {
         let previous = insn::vmptrst();
         let current = insn::vmptrld(vmcs);
@@ -49,6 +50,7 @@ impl Drop for Visit {
 
 impl Borrowed {
     #[cold]
+    #[inline(never)]
     fn give_back(&self) {
         let cleared = insn::vmclear(self.vmcs);
         debug_assert!(cleared.is_ok(), "VMCLEAR of a VMCS that was made here");
@@ -81,27 +83,27 @@ impl VmxVcpu {
     }
 
     pub(super) fn rflags(&self) -> u64 {
-        if let Some(rflags) = self.cache.rflags.get() {
+        if let Some(rflags) = self.cache.rflags() {
             return rflags;
         }
         let rflags = self.vmcs().read(guest::RFLAGS);
-        self.cache.rflags.set(Some(rflags));
+        self.cache.set_rflags(rflags);
         rflags
     }
 
     #[inline]
     pub(super) fn interruptibility(&self) -> Interruptibility {
-        if let Some(raw) = self.cache.interruptibility.get() {
-            return Interruptibility::from_bits_retain(raw);
+        if let Some(raw) = self.cache.interruptibility() {
+            return Interruptibility::from_bits_retain(raw as u32);
         }
         let raw = self.vmcs().read(guest::INTERRUPTIBILITY);
-        self.cache.interruptibility.set(Some(raw));
+        self.cache.set_interruptibility(raw.into());
         Interruptibility::from_bits_retain(raw)
     }
 
     pub(super) fn set_interruptibility(&mut self, value: Interruptibility) {
         self.vmcs().write(guest::INTERRUPTIBILITY, value.bits());
-        self.cache.interruptibility.set(Some(value.bits()));
+        self.cache.set_interruptibility(value.bits().into());
     }
 
     /// Whether neither RFLAGS.IF nor an interrupt shadow holds interrupts off.
