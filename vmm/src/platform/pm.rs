@@ -64,7 +64,7 @@ impl PowerManagement {
     /// The PM timer, all 32 bits of it.
     #[must_use]
     pub fn timer(&self, now: u64) -> u32 {
-        (u128::from(now) * u128::from(self.scale) >> 64) as u32
+        ((u128::from(now) * u128::from(self.scale)) >> 64) as u32
     }
 
     /// Reads a register.

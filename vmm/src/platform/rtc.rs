@@ -205,7 +205,7 @@ impl Rtc {
     }
 
     fn encode(&self, number: u8) -> u8 {
-        if self.status_b & B_BINARY != 0 { number } else { (number / 10) << 4 | number % 10 }
+        if self.status_b & B_BINARY != 0 { number } else { ((number / 10) << 4) | (number % 10) }
     }
 
     fn decode(&self, value: u8) -> u8 {
@@ -217,7 +217,7 @@ impl Rtc {
             return self.encode(hour);
         }
         let afternoon = if hour >= 12 { PM } else { 0 };
-        let hour = if hour % 12 == 0 { 12 } else { hour % 12 };
+        let hour = if matches!(hour, 0 | 12) { 12 } else { hour % 12 };
         self.encode(hour) | afternoon
     }
 
