@@ -126,11 +126,9 @@ fn fadt(dsdt: u64) -> FADTBuilder {
 fn madt(cpu_count: u32) -> Sdt {
     let mut madt = Sdt::new(*b"APIC", 44, 5, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     madt.write_u32(36, DEFAULT_LAPIC_BASE as u32);
-    let mut append = |parts: &[&[u8]]| {
-        for part in parts {
-            madt.append_slice(part);
-        }
-    };
+    // Appended as a whole: the table sums itself up at every change.
+    let mut structures = Vec::new();
+    let mut append = |parts: &[&[u8]]| structures.extend(parts.concat());
     let enabled = 1_u32.to_le_bytes();
     for id in 0..cpu_count {
         match u8::try_from(id) {
@@ -145,6 +143,7 @@ fn madt(cpu_count: u32) -> Sdt {
     if cpu_count > 0xff {
         append(&[&[10, 12, 0, 0], &u32::MAX.to_le_bytes(), &[1, 0, 0, 0]]);
     }
+    madt.append_slice(&structures);
     madt.update_checksum();
     madt
 }

@@ -217,7 +217,7 @@ proptest! {
     fn no_header_and_no_memory_size_panics(
         at in 0x1f1_usize..0x270,
         word: u64,
-        memory in 0_u64..64 * MIB,
+        memory in 0_u64..16 * MIB,
         initrd_bytes in 0_usize..100_000,
     ) {
         let mut file = kernel();
