@@ -2,7 +2,7 @@
 
 use hw::{CpuidBus, Hpa, MsrBus};
 use spin::Once;
-use x86_spec::apic::{self, ApicBase, Lvt, Svr, lapic as reg};
+use x86_spec::apic::{self, ApicBase, DeliveryMode, Icr, Lvt, Svr, lapic as reg};
 use x86_spec::msr;
 
 use crate::mem;
@@ -64,6 +64,26 @@ impl Lapic {
         match self {
             Self::Xapic(_) => self.read(reg::ID) >> 24,
             Self::X2apic => self.read(reg::ID),
+        }
+    }
+
+    /// Sends INIT to another CPU: it stops whatever it does and waits to be started. False where its ID is out of reach or
+    /// the command does not go out (SDM vol. 3, 11.6.1).
+    pub(super) fn send_init(self, id: u32) -> bool {
+        const SEND_POLLS: u32 = 100_000;
+        match self {
+            Self::X2apic => {
+                let command = Icr::x2apic(id, DeliveryMode::Init, 0);
+                Msrs.write(apic::x2apic_msr(reg::ICR_LOW), command.0).is_ok()
+            }
+            Self::Xapic(_) => {
+                let Ok(id) = u8::try_from(id) else { return false };
+                let command = Icr::xapic(id, DeliveryMode::Init, 0).0;
+                self.write(reg::ICR_HIGH, (command >> 32) as u32);
+                self.write(reg::ICR_LOW, command as u32);
+                let busy = Icr::DELIVERY_STATUS as u32;
+                (0..SEND_POLLS).any(|_| self.read(reg::ICR_LOW) & busy == 0)
+            }
         }
     }
 

@@ -59,6 +59,7 @@ pub(crate) fn init(machine: &Machine) -> Timer {
     pic::mask_all();
     let lapic = Lapic::enable();
     start::current().set_apic_id(lapic.id());
+    park_others(machine, lapic);
     let rates = calibrate::run(machine, &lapic);
     log::info!("TSC {} kHz, local APIC timer {} kHz", rates.tsc_hz / 1000, rates.apic_hz / 1000);
     let mut io_apics = IoApics::init(machine);
@@ -71,4 +72,14 @@ pub(crate) fn init(machine: &Machine) -> Timer {
         }
     }
     Timer::new(lapic, rates)
+}
+
+/// Takes the other CPUs out of the firmware's hands. Left alone they loop in its code, some of them without a rest.
+fn park_others(machine: &Machine, lapic: Lapic) {
+    let others = machine.cpus.iter().filter(|&&id| id != lapic.id());
+    for &id in others {
+        if !lapic.send_init(id) {
+            log::warn!("the CPU with APIC ID {id:#x} could not be parked");
+        }
+    }
 }
