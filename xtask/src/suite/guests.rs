@@ -69,9 +69,11 @@ fn passes(context: &Context, bed: BedKind, name: &str) -> Result<(), String> {
 
 /// A guest that said nothing has not passed either.
 fn judge(name: &str, console: &str) -> Result<(), String> {
-    let starting = |word: &str| console.lines().filter(|line| line.starts_with(word)).count();
-    require(starting("FAIL ") == 0, || "a check failed".into())?;
-    require(starting("PASS ") > 0, || "no check was made".into())?;
+    let starting =
+        |word| console.lines().map(str::trim_end).filter(move |line| line.starts_with(word));
+    let failed: Vec<&str> = starting("FAIL ").collect();
+    require(failed.is_empty(), || failed.join("; "))?;
+    require(starting("PASS ").count() > 0, || "no check was made".into())?;
     let done = format!("GUEST-DONE {name}");
     require(console.lines().any(|line| line.trim_end() == done), || format!("no {done}"))
 }

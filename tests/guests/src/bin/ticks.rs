@@ -96,13 +96,23 @@ fn past_deadline_fires_at_once() {
 }
 
 fn disarmed_and_masked_timers_are_silent() {
-    let before = TICKS.load(Relaxed);
-    let _ = apic::set_deadline(cpu::tsc() + INTERVAL);
-    let _ = apic::set_deadline(0);
-    cpu::listen(3 * INTERVAL);
-    let count = TICKS.load(Relaxed) - before;
-    check!("deadline-0-disarms", count == 0, "{count}");
+    // Taken back too late, because the machine was busy elsewhere, it has rightly fired: tried again.
+    let mut count = None;
+    for _ in 0..10 {
+        let before = TICKS.load(Relaxed);
+        let deadline = cpu::tsc() + 10 * INTERVAL;
+        let _ = apic::set_deadline(deadline);
+        let _ = apic::set_deadline(0);
+        let in_time = cpu::tsc() < deadline;
+        cpu::listen(12 * INTERVAL);
+        if in_time {
+            count = Some(TICKS.load(Relaxed) - before);
+            break;
+        }
+    }
+    check!("deadline-0-disarms", count == Some(0), "{count:?}");
 
+    let before = TICKS.load(Relaxed);
     let timer = apic::read(register::LVT_TIMER);
     apic::write(register::LVT_TIMER, timer | apic::MASKED);
     let _ = apic::set_deadline(cpu::tsc() + INTERVAL);
