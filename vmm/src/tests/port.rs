@@ -37,6 +37,17 @@ fn unknown_port_reads_all_ones() {
 }
 
 #[test]
+fn the_absent_interval_timer_stands_still() {
+    let mut bench = Bench::new();
+    for port in 0x40..0x44 {
+        bench.set(Gpr::Rax, 0x55);
+        assert_eq!(bench.exit(io(Port(port), Width::W1, false)), Outcome::Resume);
+        assert_eq!(bench.gpr(Gpr::Rax), 0);
+    }
+    assert_eq!(bench.machine.counters().unknown_ports.count, 4);
+}
+
+#[test]
 fn a_port_instruction_is_decoded_where_the_cpu_gives_no_length() {
     let mut bench = Bench::new();
     bench.code(&[0xe6, 0x80]); // out 0x80, al
