@@ -143,7 +143,9 @@ impl Archive {
         });
         bar.finish_and_clear();
         finished?.success(format!("cannot fetch {}", self.what)).map(|_| ()).map_err(|error| {
-            advise(error, format!("check the network and the mirror that apt uses and start again (nothing half-fetched is kept), or {}", crate::roots::OWN_FILES))
+            // The first complaint says what is wrong, the others follow from it.
+            let first = error.lines().next().unwrap_or_default();
+            advise(first, format!("check the network and the mirror that apt uses and start again (nothing half-fetched is kept), or {}", crate::roots::OWN_FILES))
         })
     }
 }

@@ -11,6 +11,7 @@ mod cli;
 mod context;
 mod debris;
 mod description;
+mod elf;
 mod explain;
 mod image;
 mod initrd;

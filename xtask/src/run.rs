@@ -8,7 +8,7 @@ use crate::cli::{Guests, Image, Run};
 use crate::context::Context;
 use crate::description::{Description, LinuxGuest};
 use crate::explain::Explain as _;
-use crate::terminal::{Keyboard, QUIT_NAME};
+use crate::terminal::{FirmwareFilter, Keyboard, QUIT_NAME};
 use crate::{image, initrd};
 
 /// What the default guest is told.
@@ -45,9 +45,10 @@ pub(crate) fn run(context: &Context, options: &Run) -> Result<(), String> {
         eprintln!("Kerf on {}; {QUIT_NAME} quits", options.on.name());
         keyboard = Some(Keyboard::open()?);
     }
+    let mut filter = FirmwareFilter::default();
     let outcome = bed::judge(session, limits, |fresh| {
         let mut out = stdout().lock();
-        let _ = out.write_all(fresh).and_then(|()| out.flush());
+        let _ = out.write_all(&filter.pass(fresh)).and_then(|()| out.flush());
         if let Some(file) = &mut serial {
             let _ = file.write_all(fresh);
         }

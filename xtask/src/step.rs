@@ -7,6 +7,9 @@ pub(crate) use crate::context::{Context, Trial};
 
 use crate::bed::BedKind;
 
+/// What a step does.
+pub(crate) type Action = Box<dyn FnOnce(&Context) -> Result<(), String> + Send>;
+
 /// One named step of `cargo xtask test`.
 pub(crate) struct Step {
     /// What the step shows, as `--list` prints it and `--system NAME` finds it.
@@ -16,7 +19,7 @@ pub(crate) struct Step {
     /// The lane, 0 or 1: steps of one lane run one after another, the lanes side by side.
     pub(crate) lane: usize,
     /// Does it. An error is shown as it stands: what, where, what to do.
-    pub(crate) run: Box<dyn FnOnce(&Context) -> Result<(), String> + Send>,
+    pub(crate) run: Action,
 }
 
 /// Text to type once the console has shown a prompt.

@@ -79,3 +79,70 @@ pub(crate) fn restore() {
         let _ = stdout().write_all(b"\x1b[0m\x1b[?25h\r\n").and_then(|()| stdout().flush());
     }
 }
+
+/// Keeps the firmware from clearing the screen: its escape sequences are left out until Kerf's boot application speaks.
+#[derive(Default)]
+pub(crate) struct FirmwareFilter {
+    state: FilterState,
+    matched: usize,
+}
+
+#[derive(Default, PartialEq)]
+enum FilterState {
+    #[default]
+    Text,
+    Escape,
+    Sequence,
+    Open,
+}
+
+impl FirmwareFilter {
+    /// The first words of the boot application.
+    const BOOT: &[u8] = b"kerf-boot";
+
+    /// What of `bytes` is to be shown.
+    pub(crate) fn pass(&mut self, bytes: &[u8]) -> Vec<u8> {
+        bytes.iter().copied().filter(|byte| self.shows(*byte)).collect()
+    }
+
+    fn shows(&mut self, byte: u8) -> bool {
+        match self.state {
+            FilterState::Open => return true,
+            FilterState::Text if byte == 0x1b => self.state = FilterState::Escape,
+            FilterState::Text => {
+                self.matched = match (byte == Self::BOOT[self.matched], byte == Self::BOOT[0]) {
+                    (true, _) => self.matched + 1,
+                    (false, restarts) => usize::from(restarts),
+                };
+                if self.matched == Self::BOOT.len() {
+                    self.state = FilterState::Open;
+                }
+                return true;
+            }
+            FilterState::Escape if byte == b'[' => self.state = FilterState::Sequence,
+            FilterState::Escape => self.state = FilterState::Text,
+            // A control sequence ends with a byte of this range (ECMA-48, 5.4).
+            FilterState::Sequence if (0x40..=0x7e).contains(&byte) => {
+                self.state = FilterState::Text
+            }
+            FilterState::Sequence => {}
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_firmware_cannot_clear_the_screen_and_the_guest_can() {
+        let mut filter = FirmwareFilter::default();
+        let mut shown = Vec::new();
+        for part in ["\x1b[2J\x1b[01;0", "1H\x1b[=3hBdsDxe: kerkerf-b", "oot: loading\r\n\x1b[2J$ "]
+        {
+            shown.extend(filter.pass(part.as_bytes()));
+        }
+        assert_eq!(String::from_utf8(shown).unwrap(), "BdsDxe: kerkerf-boot: loading\r\n\x1b[2J$ ");
+    }
+}

@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
+use crate::elf;
+
 /// Where the firmware looks for what to start (UEFI 2.10, 3.5.1.1).
 pub(crate) const BOOT: &str = "EFI/BOOT/BOOTX64.EFI";
 /// The folder of all other files.
@@ -27,7 +29,7 @@ impl Volume {
     pub(crate) fn new(boot: Vec<u8>, kernel: Vec<u8>, config: &str) -> Self {
         let mut volume = Self::default();
         volume.files.insert(BOOT.into(), boot);
-        volume.insert(KERNEL, kernel);
+        volume.insert(KERNEL, elf::strip(kernel));
         volume.insert(CONFIG, config.into());
         volume
     }

@@ -33,8 +33,7 @@ impl Bochs {
         let firmware = roots::bochs_ovmf(cache)?;
         let host_bios = PathBuf::from("/usr/share/vgabios/vgabios.bin");
         let host = || NAMES.iter().find_map(|name| program::on_path(name)).map(Program::host);
-        if let Some(path) = std::env::var_os("KERF_BOCHS").filter(|path| !path.is_empty()) {
-            let program = Program::host(path.into());
+        if let Some(program) = Program::named_by("KERF_BOCHS")? {
             check(&program, "correct or unset KERF_BOCHS")?;
             let video_bios =
                 if host_bios.exists() { host_bios } else { video_bios(&roots::bochs(cache)?) };

@@ -9,10 +9,10 @@ use regex::bytes::Regex;
 use crate::bed::session::{Event, Session};
 use crate::step::Typed;
 
-/// Kerf's last line.
+/// Kerf's last line, or its boot application's.
 static LAST_LINE: LazyLock<Regex> = LazyLock::new(|| {
-    Regex::new(r"kerf: all guests ended: (?:(poweroff)|exit (\d+)|(crashed))")
-        .unwrap_or_else(|_| unreachable!())
+    let pattern = r"(?m)^kerf(?:-boot)?: (?:all guests ended: (?<end>\w+)(?: (?<status>\d+))?|(?<kerf>stopped|PANIC))";
+    Regex::new(pattern).unwrap_or_else(|_| unreachable!())
 });
 /// The most of the console that one match can span.
 const WINDOW: usize = 1 << 16;
@@ -40,6 +40,10 @@ pub(crate) enum Verdict {
     Exited(u8),
     /// A guest crashed.
     Crashed,
+    /// A guest asked for a reset.
+    Reset,
+    /// Kerf or its boot application could not go on, and said why.
+    Stopped,
     /// Nothing of all that happened in time.
     TimedOut(Duration),
     /// The machine's CPU will never go on: the log's line.
@@ -73,6 +77,8 @@ impl fmt::Display for Verdict {
             Self::PoweredOff => f.write_str("all guests powered off"),
             Self::Exited(status) => write!(f, "the guest ended with status {status}"),
             Self::Crashed => f.write_str("a guest crashed"),
+            Self::Reset => f.write_str("a guest asked for a reset"),
+            Self::Stopped => f.write_str("Kerf could not go on"),
             Self::TimedOut(limit) => write!(f, "no end within {} s", limit.as_secs()),
             Self::Hung(line) => write!(f, "the machine hangs: {line}"),
             Self::EmulatorEnded(how) => write!(f, "the emulator ended before Kerf did ({how})"),
@@ -101,8 +107,13 @@ impl Outcome {
     /// The verdict with the ends of console and log.
     pub(crate) fn describe(&self) -> String {
         let mut text = format!("{} after {:.1} s", self.verdict, self.elapsed.as_secs_f64());
-        for (what, part) in [("console", self.console_text()), ("emulator's log", self.log.clone())]
-        {
+        let debug = String::from_utf8_lossy(&self.debug).into_owned();
+        let parts = [
+            ("console", self.console_text()),
+            ("debug port's output", debug),
+            ("emulator's log", self.log.clone()),
+        ];
+        for (what, part) in parts {
             let lines: Vec<&str> = part.lines().filter(|line| !line.trim().is_empty()).collect();
             if lines.is_empty() {
                 text += &format!("\n  the {what} is empty");
@@ -225,9 +236,50 @@ fn last_line(found: &regex::bytes::Captures<'_>, window: &[u8]) -> Option<Verdic
     if !window[end..].contains(&b'\n') {
         return None;
     }
-    if let Some(status) = found.get(2) {
-        let status = std::str::from_utf8(status.as_bytes()).ok()?.parse().unwrap_or(u8::MAX);
-        return Some(Verdict::Exited(status));
+    if found.name("kerf").is_some() {
+        return Some(Verdict::Stopped);
     }
-    Some(if found.get(1).is_some() { Verdict::PoweredOff } else { Verdict::Crashed })
+    let status =
+        found.name("status").and_then(|status| std::str::from_utf8(status.as_bytes()).ok());
+    Some(match found.name("end").map(|end| end.as_bytes()) {
+        Some(b"poweroff") => Verdict::PoweredOff,
+        Some(b"exit") => {
+            Verdict::Exited(status.and_then(|status| status.parse().ok()).unwrap_or(u8::MAX))
+        }
+        Some(b"reset") => Verdict::Reset,
+        _ => Verdict::Crashed,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(console: &str) -> Option<Verdict> {
+        let console = console.as_bytes();
+        last_line(&LAST_LINE.captures(console)?, console)
+    }
+
+    #[test]
+    fn the_last_line_says_how_it_ended() {
+        assert_eq!(
+            verdict("login: \r\nkerf: all guests ended: poweroff\r\n"),
+            Some(Verdict::PoweredOff)
+        );
+        assert_eq!(verdict("kerf: all guests ended: exit 17\n"), Some(Verdict::Exited(17)));
+        assert_eq!(verdict("kerf: all guests ended: crashed\n"), Some(Verdict::Crashed));
+        assert_eq!(verdict("kerf: all guests ended: reset\n"), Some(Verdict::Reset));
+        assert_eq!(verdict("kerf: PANIC\n"), Some(Verdict::Stopped));
+        assert_eq!(
+            verdict("kerf-boot: error: no\r\nkerf-boot: stopped\r\n"),
+            Some(Verdict::Stopped)
+        );
+    }
+
+    #[test]
+    fn half_a_line_or_another_is_no_verdict() {
+        assert_eq!(verdict("kerf: all guests ended: exit 1"), None);
+        assert_eq!(verdict("kerf-boot: starting the kernel\r\n"), None);
+        assert_eq!(verdict("echo kerf: all guests ended: poweroff\r\n"), None);
+    }
 }

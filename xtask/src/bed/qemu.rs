@@ -25,9 +25,8 @@ pub(crate) struct Qemu {
 impl Qemu {
     /// `$KERF_QEMU`, else the host's own QEMU if it is new enough, else Debian's in a private root.
     pub(crate) fn prepare(cache: &Cache) -> Result<Self, String> {
-        let program = match std::env::var_os("KERF_QEMU").filter(|path| !path.is_empty()) {
-            Some(path) => {
-                let program = Program::host(path.into());
+        let program = match Program::named_by("KERF_QEMU")? {
+            Some(program) => {
                 check(&program, "correct or unset KERF_QEMU")?;
                 program
             }
