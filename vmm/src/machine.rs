@@ -14,6 +14,7 @@ use crate::platform::ioapic::IoApic;
 use crate::platform::lapic::{Effect, LocalApic};
 use crate::platform::pci::HostBridge;
 use crate::platform::pm::PowerManagement;
+use crate::platform::pvclock::PvClock;
 use crate::platform::rtc::Rtc;
 use crate::platform::uart::Uart;
 
@@ -42,6 +43,7 @@ pub struct Machine {
     pub(crate) uart: Uart,
     pub(crate) rtc: Rtc,
     pub(crate) pm: PowerManagement,
+    pub(crate) pvclock: PvClock,
     pub(crate) pci: HostBridge,
     pub(crate) cpuid: CpuidTable,
     pub(crate) counters: Counters,
@@ -82,6 +84,7 @@ impl Machine {
             uart: Uart::new(spec.tsc_khz),
             rtc: Rtc::new(),
             pm: PowerManagement::new(spec.tsc_khz),
+            pvclock: PvClock::new(spec.tsc_khz),
             pci: HostBridge::new(),
             cpuid: spec.cpuid,
             counters: Counters::default(),

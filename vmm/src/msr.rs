@@ -1,6 +1,6 @@
 //! RDMSR and WRMSR: which registers the guest has, beyond those that the CPU and the backend keep for it.
 //!
-//! Three sorts: the local APIC's; a few that kernels touch without asking CPUID first, which answer with the value that
+//! Four sorts: the local APIC's; the paravirtual clock's; a few that kernels touch without asking CPUID first, which answer with the value that
 //! says "nothing to do here"; and the rest, which the backend has or no one has. The last get #GP(0) and are counted.
 
 use hw::Msr;
@@ -11,6 +11,7 @@ use crate::exit::Outcome;
 use crate::insn::exiting::Plain;
 use crate::machine::Machine;
 use crate::platform::lapic::LocalApic;
+use crate::platform::pvclock::PvClock;
 use crate::{GuestMemory, Host};
 
 /// IA32_MISC_ENABLE (SDM vol. 4, table 2-2): fast strings (0); no branch trace store (11), no PEBS (12).
@@ -55,6 +56,8 @@ impl Machine {
         let value = if LocalApic::owns_msr(msr) {
             let now = self.lapic_time(self.guest_tsc(host));
             self.lapic.read_msr(msr, now).ok()
+        } else if PvClock::owns_msr(msr) {
+            Some(self.pvclock.read_msr(msr))
         } else if msr == msr::TSC {
             Some(self.guest_tsc(host))
         } else if let Some((value, _)) = fixed(msr) {
@@ -84,6 +87,10 @@ impl Machine {
         let accepted = if LocalApic::owns_msr(msr) {
             let now = self.lapic_time(self.guest_tsc(host));
             self.lapic.write_msr(msr, value, now).map(|effect| self.apply(effect)).is_ok()
+        } else if PvClock::owns_msr(msr) {
+            let (now, unix_time) = (self.guest_tsc(host), host.unix_time());
+            self.pvclock.write_msr(msr, value, now, unix_time, memory);
+            true
         } else if let Some((_, dropped)) = fixed(msr) {
             dropped
         } else {

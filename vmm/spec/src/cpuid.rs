@@ -31,6 +31,10 @@ pub const TSC: u32 = 0x15;
 pub const HYPERVISOR: u32 = 0x4000_0000;
 /// TSC and APIC clock in kHz, by the convention that VMware began.
 pub const HYPERVISOR_TIMING: u32 = 0x4000_0010;
+/// Where Kerf puts the signature of the paravirtual clock's interface, for guests that scan in steps of 0x100.
+pub const PARAVIRTUAL: u32 = 0x4000_0100;
+/// Features of that interface.
+pub const PARAVIRTUAL_FEATURES: u32 = 0x4000_0101;
 /// Maximum extended leaf.
 pub const EXTENDED: u32 = 0x8000_0000;
 /// Extended features.

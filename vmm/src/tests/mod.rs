@@ -1,6 +1,6 @@
 //! [`Machine`] driven through every exit by a scripted virtual CPU.
 
-mod bench;
+pub(crate) mod bench;
 mod exits;
 mod interrupts;
 mod mmio;

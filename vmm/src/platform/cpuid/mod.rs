@@ -65,6 +65,15 @@ const SIGNATURE: CpuidResult = {
     let kerf = u32::from_le_bytes(*b"Kerf");
     CpuidResult { eax: leaf::HYPERVISOR_TIMING, ebx: kerf, ecx: kerf, edx: kerf }
 };
+/// `KVMKVMKVM` and the highest leaf of that interface (Linux, Documentation/virt/kvm/x86/cpuid.rst).
+const PARAVIRTUAL: CpuidResult = CpuidResult {
+    eax: leaf::PARAVIRTUAL_FEATURES,
+    ebx: u32::from_le_bytes(*b"KVMK"),
+    ecx: u32::from_le_bytes(*b"VMKV"),
+    edx: u32::from_le_bytes(*b"M\0\0\0"),
+};
+/// Its features that Kerf has: KVM_FEATURE_CLOCKSOURCE2 (3) and KVM_FEATURE_CLOCKSOURCE_STABLE_BIT (24).
+const PARAVIRTUAL_FEATURES: u32 = 1 << 3 | 1 << 24;
 /// Level types of leaf 0xb (SDM vol. 2A, table 3-8).
 const LEVEL_SMT: u32 = 1 << 8;
 const LEVEL_CORE: u32 = 2 << 8;
@@ -109,6 +118,10 @@ impl CpuidTable {
             leaf::HYPERVISOR => SIGNATURE,
             leaf::HYPERVISOR_TIMING => {
                 CpuidResult { eax: self.tsc_khz, ebx: self.apic_khz, ..CpuidResult::default() }
+            }
+            leaf::PARAVIRTUAL => PARAVIRTUAL,
+            leaf::PARAVIRTUAL_FEATURES => {
+                CpuidResult { eax: PARAVIRTUAL_FEATURES, ..CpuidResult::default() }
             }
             leaf::EXTENDED.. => {
                 let index = (leaf - leaf::EXTENDED) as usize;
