@@ -136,19 +136,20 @@ impl fmt::Display for TrapFrame {
             asm!("mov {}, cr2", out(reg) cr2, options(nomem, nostack, preserves_flags));
             asm!("mov {}, cr3", out(reg) cr3, options(nomem, nostack, preserves_flags));
         }
-        write!(f, "error code {:#x}, cr2 {cr2:#018x}, cr3 {cr3:#018x}", self.error_code)?;
-        let rows = [
-            [("rip", self.rip), ("cs", self.cs), ("rflags", self.rflags)],
-            [("rsp", self.rsp), ("ss", self.ss), ("rbp", self.rbp)],
-            [("rax", self.rax), ("rbx", self.rbx), ("rcx", self.rcx)],
-            [("rdx", self.rdx), ("rsi", self.rsi), ("rdi", self.rdi)],
-            [("r8", self.r8), ("r9", self.r9), ("r10", self.r10)],
-            [("r11", self.r11), ("r12", self.r12), ("r13", self.r13)],
-            [("r14", self.r14), ("r15", self.r15), ("cr2", cr2)],
+        write!(f, "error code {:#x}", self.error_code)?;
+        let rows: [&[(&str, u64)]; _] = [
+            &[("rip", self.rip), ("cs", self.cs), ("rflags", self.rflags)],
+            &[("rsp", self.rsp), ("ss", self.ss), ("rbp", self.rbp)],
+            &[("rax", self.rax), ("rbx", self.rbx), ("rcx", self.rcx)],
+            &[("rdx", self.rdx), ("rsi", self.rsi), ("rdi", self.rdi)],
+            &[("r8", self.r8), ("r9", self.r9), ("r10", self.r10)],
+            &[("r11", self.r11), ("r12", self.r12), ("r13", self.r13)],
+            &[("r14", self.r14), ("r15", self.r15)],
+            &[("cr2", cr2), ("cr3", cr3)],
         ];
         for row in rows {
             f.write_str("\n ")?;
-            for (name, value) in row {
+            for &(name, value) in row {
                 write!(f, " {name:>6} {value:#018x}")?;
             }
         }
