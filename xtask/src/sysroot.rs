@@ -228,26 +228,23 @@ fn unpack(tarball: &Path, work: &Path) -> Result<PathBuf, String> {
     )))
 }
 
-/// Debian's package of the source: in backports, or only in unstable yet.
+/// Debian's package of the source, of this very version: in backports, or only in unstable yet.
 fn package(toolchain: &Toolchain, work: &Path) -> Result<PathBuf, String> {
     let release = &toolchain.release;
-    let mut told = String::new();
     for suite in ["trixie-backports", "sid"] {
         let archive = Archive::open(&work.join(suite), suite, "the Rust library's source")?;
-        let found =
-            archive.resolve(&["rust-src"])?.into_iter().find(|package| package.name == "rust-src");
-        let Some(found) = found else { continue };
-        if !found.version.starts_with(&format!("{release}+")) {
-            told += &format!(" {suite} has {}.", found.version);
+        // A mirror keeps several versions; the newest is the one that apt would take by itself.
+        let Ok(packages) = archive.resolve(&[&format!("rust-src={release}+*")]) else { continue };
+        let Some(found) = packages.into_iter().find(|package| package.name == "rust-src") else {
             continue;
-        }
+        };
         let library = format!("./usr/src/rustc-{release}/library");
         archive.unpack(&[found], |deb| extract(deb, work, &[&library]))?;
         return Ok(work.join(library));
     }
     Err(advise(
         format!(
-            "the targets {} are not installed, and Debian has no rust-src {release} to build them from.{told}",
+            "the targets {} are not installed, and Debian has no rust-src {release} to build them from",
             TARGETS.join(" and ")
         ),
         format!(
