@@ -92,7 +92,7 @@ impl Bed for Bochs {
         let rules = LogRules {
             entry: machine.count_entries.then_some("VMEXIT reason = "),
             hung: Some("no resolution"),
-            noise: &["d[CPU"],
+            noise: &["d[CPU", "RDMSR: Read", "EPT violation for guest"],
         };
         let console = match accept(&listener, &mut child) {
             Ok(console) => console,

@@ -7,11 +7,13 @@ mod bochs;
 mod judge;
 mod qemu;
 mod session;
+mod verdict;
 
 use std::path::Path;
 
-pub(crate) use judge::{Limits, Outcome, Verdict, judge};
+pub(crate) use judge::{Limits, judge};
 pub(crate) use session::Session;
+pub(crate) use verdict::{Outcome, Verdict};
 
 use crate::cache::{Cache, Scratch};
 

@@ -10,6 +10,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use memchr::memmem::Finder;
+
 use crate::cache::Scratch;
 use crate::process;
 
@@ -56,7 +58,7 @@ pub(crate) enum DebugPort {
 /// A running machine.
 pub(crate) struct Session {
     child: Child,
-    input: Box<dyn Write + Send>,
+    input: Sender<Vec<u8>>,
     events: Receiver<Event>,
     log: Arc<Log>,
     counts_entries: bool,
@@ -85,7 +87,7 @@ impl Session {
         thread::spawn(move || watched.watch(streams.log, rules, &sender));
         Self {
             child,
-            input: streams.input,
+            input: feed(streams.input),
             events,
             log,
             counts_entries: rules.entry.is_some(),
@@ -104,8 +106,8 @@ impl Session {
     }
 
     /// Types on the console. A machine that has ended takes nothing, which shows elsewhere.
-    pub(crate) fn type_in(&mut self, bytes: &[u8]) {
-        let _ = self.input.write_all(bytes).and_then(|()| self.input.flush());
+    pub(crate) fn type_in(&mut self, bytes: Vec<u8>) {
+        let _ = self.input.send(bytes);
     }
 
     /// The emulator's own exit status, waited for until `deadline`; after that it is ended.
@@ -142,6 +144,19 @@ impl Drop for Session {
     }
 }
 
+/// Types by a thread of its own: a guest that reads slowly must not hold up who watches it.
+fn feed(mut stream: Box<dyn Write + Send>) -> Sender<Vec<u8>> {
+    let (sender, typed) = channel::<Vec<u8>>();
+    thread::spawn(move || {
+        for bytes in typed {
+            if stream.write_all(&bytes).and_then(|()| stream.flush()).is_err() {
+                break;
+            }
+        }
+    });
+    sender
+}
+
 fn forward(mut stream: Box<dyn Read + Send>, sender: Sender<Event>, event: fn(Vec<u8>) -> Event) {
     thread::spawn(move || {
         let mut buffer = [0; 4096];
@@ -158,23 +173,33 @@ impl Log {
     fn watch(&self, stream: Box<dyn Read + Send>, rules: LogRules, sender: &Sender<Event>) {
         let mut stream = BufReader::with_capacity(1 << 16, stream);
         let mut line = Vec::new();
+        let find = |part: &'static str| Finder::new(part.as_bytes());
+        let (entry, hung) = (rules.entry.map(find), rules.hung.map(find));
+        let noise: Vec<Finder<'_>> = rules.noise.iter().copied().map(find).collect();
+        let has = |line: &[u8], part: &Option<Finder<'_>>| {
+            part.as_ref().is_some_and(|part| part.find(line).is_some())
+        };
         while let Ok(1..) = stream.read_until(b'\n', &mut line) {
-            let text = String::from_utf8_lossy(&line);
-            let text = text.trim_end();
-            let has = |part: &&'static str| text.contains(*part);
-            if rules.entry.is_some_and(|part| has(&part)) {
+            if has(&line, &entry) {
                 self.entries.fetch_add(1, Ordering::Relaxed);
-            } else if !rules.noise.iter().any(has) && !text.is_empty() {
-                if rules.hung.is_some_and(|part| has(&part)) {
-                    let _ = sender.send(Event::Hung(text.into()));
+            } else if noise.iter().all(|part| part.find(&line).is_none()) {
+                let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+                if has(&line, &hung) {
+                    let _ = sender.send(Event::Hung(text.clone()));
                 }
-                let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
-                if tail.len() == TAIL {
-                    tail.pop_front();
-                }
-                tail.push_back(text.into());
+                self.keep(text);
             }
             line.clear();
+        }
+    }
+
+    fn keep(&self, line: String) {
+        let mut tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner);
+        if tail.len() == TAIL {
+            tail.pop_front();
+        }
+        if !line.is_empty() {
+            tail.push_back(line);
         }
     }
 }
