@@ -41,13 +41,10 @@ struct Scale {
 impl Scale {
     /// The scale of a TSC at `tsc_khz`.
     fn new(tsc_khz: u32) -> Self {
-        // Nanoseconds in a tick with 64 fraction bits: between 2^42 (4 THz) and 2^84 (1 kHz).
+        // Nanoseconds in a tick with 64 fraction bits: between 2^51 (4 THz) and 2^84 (1 kHz).
         let ratio = (1_000_000u128 << 64) / u128::from(tsc_khz.max(1));
         let top = 127 - ratio.leading_zeros() as i32;
-        Self {
-            mul: if top >= 31 { (ratio >> (top - 31)) as u32 } else { u32::MAX },
-            shift: (top - 63) as i8,
-        }
+        Self { mul: (ratio >> (top - 31)) as u32, shift: (top - 63) as i8 }
     }
 
     /// Nanoseconds in `ticks`, as a guest computes them.

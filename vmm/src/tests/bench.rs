@@ -175,7 +175,7 @@ impl Bench {
     }
 
     /// The guest is in 32-bit protected mode without paging, with a data segment that starts at `base`.
-    pub(crate) fn to_32_bit_mode(&mut self, base: u64) {
+    pub(crate) fn enter_32_bit_mode(&mut self, base: u64) {
         let state = &mut self.vcpu.state;
         (state.cr0, state.cr4, state.efer) = (Cr0::PE.bits(), 0, 0);
         state.cs = Segment::flat(8, Segment::CODE32);

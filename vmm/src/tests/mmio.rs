@@ -188,7 +188,7 @@ fn code_and_page_tables_outside_memory_stop_the_guest() {
 #[test]
 fn segments_and_short_addresses_count_in_32_bit_mode() {
     let mut bench = Bench::new();
-    bench.to_32_bit_mode(0xfee0_0000);
+    bench.enter_32_bit_mode(0xfee0_0000);
     // mov dword [0x80], 0x30 by DS
     let code = [0xc7, 0x05, 0x80, 0, 0, 0, 0x30, 0, 0, 0];
     assert_eq!(bench.touch(&code, TPR, Access::Write), Outcome::Resume);
