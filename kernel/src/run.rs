@@ -182,8 +182,12 @@ impl<B: Backend> Guest<B> {
 
         let rates = timer.rates();
         let tsc_khz = u32::try_from(rates.tsc_hz / 1000).unwrap_or(u32::MAX).max(1);
-        let options =
-            CpuidOptions { tsc_khz, apic_khz: tsc_khz, xcr0_allowed: XCR0_OFFERED, pcid: true };
+        let options = CpuidOptions {
+            tsc_khz,
+            apic_khz: tsc_khz,
+            xcr0_allowed: XCR0_OFFERED,
+            pcid: backend.offers_pcid(),
+        };
         let cpuid = CpuidTable::new(&CpuId, &options);
         // The guest's counter starts from zero.
         let tsc_offset = platform::rdtsc().wrapping_neg();

@@ -136,7 +136,12 @@ impl Machine {
         };
         let _ = self.complete(vcpu, len);
         self.settled = false;
-        if vcpu.context().rflags & Rflags::IF.bits() == 0 {
+        let rflags = vcpu.rflags();
+        if rflags & Rflags::TF.bits() != 0 {
+            // The single-step trap ends the halt at once.
+            return Outcome::Resume;
+        }
+        if rflags & Rflags::IF.bits() == 0 {
             return Outcome::Crashed(Crash::HaltedForGood);
         }
         let now = self.guest_tsc(host);

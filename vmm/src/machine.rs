@@ -58,8 +58,8 @@ pub struct Machine {
     pub(crate) halted: bool,
     /// An event was given to the virtual CPU since its last entry.
     pub(crate) injected: bool,
-    /// Whether the interrupt window is asked for; `None` where that is not known.
-    pub(crate) window: Option<bool>,
+    /// The priority class for which the interrupt window is asked, if it is; `None` where that is not known.
+    pub(crate) window: Option<Option<u8>>,
     /// When a device has something to do.
     deadline: Option<Moment>,
 }
@@ -213,7 +213,11 @@ impl Machine {
             self.halted = false;
             waiting = self.lapic.pending_vector();
         }
-        let wanted = waiting.is_some();
+        if waiting.is_none() && vcpu.task_priority().is_some() {
+            // The guest can lower its task priority without an exit.
+            waiting = self.lapic.awaited_vector();
+        }
+        let wanted = waiting.map(|vector| vector >> 4);
         if self.window != Some(wanted) {
             vcpu.want_interrupt_window(wanted);
             self.window = Some(wanted);

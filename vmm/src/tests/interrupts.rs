@@ -104,11 +104,11 @@ fn an_interrupt_waits_for_its_window() {
     idle(&mut bench);
     idle(&mut bench);
     assert_eq!(delivered(&bench, TIMER_VECTOR), 0);
-    assert!(bench.vcpu.window_wanted);
+    assert_eq!(bench.vcpu.window_wanted, Some(0xe));
     bench.vcpu.state.rflags |= 0x200;
     idle(&mut bench);
     assert_eq!(delivered(&bench, TIMER_VECTOR), 1);
-    assert!(!bench.vcpu.window_wanted);
+    assert_eq!(bench.vcpu.window_wanted, None);
 }
 
 #[test]
@@ -236,6 +236,33 @@ fn a_task_priority_that_the_cpu_keeps_is_taken_over() {
     mmio_write(&mut bench, 0xfee0_0080, 0x20);
     bench.prepare();
     assert_eq!(bench.vcpu.task_priority, 2);
+}
+
+#[test]
+fn a_task_priority_lowered_without_an_exit_lets_the_interrupt_in() {
+    let mut bench = Bench::new();
+    arm_timer(&mut bench, 2_000_000);
+    bench.vcpu.kept_task_priority = Some(0xe);
+    idle(&mut bench);
+    bench.host.tsc.set(3_000_000);
+    idle(&mut bench);
+    assert_eq!(delivered(&bench, TIMER_VECTOR), 0);
+    assert_eq!(bench.vcpu.window_wanted, Some(0xe));
+    bench.vcpu.kept_task_priority = Some(0xd);
+    idle(&mut bench);
+    assert_eq!(delivered(&bench, TIMER_VECTOR), 1, "the window opens by itself");
+    // In service, and of the same class: lowering the task priority would not help.
+    arm_timer(&mut bench, 1);
+    bench.prepare();
+    assert_eq!(bench.vcpu.window_wanted, None);
+}
+
+#[test]
+fn a_single_step_over_halt_does_not_wait() {
+    let mut bench = Bench::new();
+    bench.vcpu.state.rflags |= 0x100;
+    assert_eq!(bench.exit(Exit::Halt), Outcome::Resume);
+    assert!(!bench.machine.is_halted());
 }
 
 #[test]

@@ -44,9 +44,9 @@ pub enum Exit {
         /// The value moved.
         value: u64,
     },
-    /// A privileged instruction that Kerf offers to no guest (VMXON, VMRUN, SKINIT, …): it gets #UD.
+    /// An instruction that Kerf offers to no guest (VMXON, VMRUN, SKINIT, MWAIT, …): it gets #UD.
     InvalidOpcode,
-    /// INVD, WBINVD, MONITOR, MWAIT or another instruction that does nothing worth emulating: it is skipped.
+    /// INVD, WBINVD or another instruction that does nothing worth emulating: it is skipped.
     Ignore,
     /// The backend handled it (a control register, a vendor's quirk); nothing is left to do but count.
     Handled,

@@ -60,6 +60,9 @@ pub trait Backend: Sized {
         init: &VcpuInit,
         pages: &mut dyn HostPages,
     ) -> Result<Self::Vcpu, EnableError>;
+
+    /// Whether its guests can be offered process-context identifiers and INVPCID.
+    fn offers_pcid(&self) -> bool;
 }
 
 /// A virtual CPU.
@@ -80,7 +83,8 @@ pub trait Vcpu {
     fn instruction_bytes(&self) -> &[u8] {
         &[]
     }
-    /// Moves RIP past an instruction of `len` bytes that was emulated, and ends its interrupt shadow.
+    /// Moves RIP past an instruction of `len` bytes that was emulated, and ends its interrupt shadow. What the CPU does
+    /// after an instruction is the backend's: with RFLAGS.TF set the single-step trap is the next event.
     fn advance(&mut self, len: u8);
     /// What decoding an instruction and walking the guest's page tables need to know.
     fn context(&self) -> CpuContext;
@@ -88,20 +92,24 @@ pub trait Vcpu {
     fn cpl(&self) -> u8 {
         self.context().cpl
     }
-    /// Sets RFLAGS, as an emulated arithmetic instruction does.
-    fn set_rflags(&mut self, value: u64) {
-        let mut registers = self.registers();
-        registers.rflags = value;
-        self.set_registers(&registers);
+    /// RFLAGS alone.
+    fn rflags(&self) -> u64 {
+        self.context().rflags
     }
+    /// Sets RFLAGS, as an emulated arithmetic instruction does.
+    fn set_rflags(&mut self, value: u64);
 
     /// Whether an external interrupt could be delivered at the next entry: RFLAGS.IF is set, no interrupt shadow, and no
     /// other event is pending.
     fn can_take_interrupt(&self) -> bool;
-    /// Asks for [`Exit::InterruptWindow`] as soon as [`Vcpu::can_take_interrupt`] would hold, or takes that back.
-    fn want_interrupt_window(&mut self, wanted: bool);
+    /// Asks for [`Exit::InterruptWindow`] as soon as [`Vcpu::can_take_interrupt`] would hold for an interrupt of this
+    /// priority class (its vector's upper half); `None` takes that back. Where the CPU keeps a copy of CR8
+    /// ([`Vcpu::task_priority`]), the window also waits for CR8 to fall below the class. Elsewhere CR8 changes by exits
+    /// alone, and the caller asks only once it is low enough.
+    fn want_interrupt_window(&mut self, class: Option<u8>);
     /// Delivers `event` at the next entry. An event whose delivery an exit cut short is delivered again by the backend
-    /// itself; until then [`Vcpu::can_take_interrupt`] is false. A fault given here takes precedence over it.
+    /// itself; until then [`Vcpu::can_take_interrupt`] is false. A fault given here takes precedence over it; an interrupt
+    /// or NMI that is overtaken so is not lost.
     fn inject(&mut self, event: Event);
 
     /// A register of the guest that RDMSR reads and the CPU or the backend holds (EFER, PAT, FS base, …).
@@ -137,6 +145,11 @@ pub trait Vcpu {
     fn load(&mut self);
     /// Takes that state off the CPU again and leaves none of it behind.
     fn unload(&mut self);
+
+    /// Drops, before the next entry, what the CPU has cached of this guest's translations. To be called after the second
+    /// stage has lost a mapping or a right, on the CPU on which this is loaded; [`Vcpu::load`] does the same by itself.
+    /// New mappings and rights need no call: a stale refusal faults once more and is looked up again.
+    fn flush_translations(&mut self);
 }
 
 /// What a virtual CPU is made from.

@@ -45,6 +45,10 @@ impl Backend for Scripted {
     ) -> Result<Self::Vcpu, EnableError> {
         Ok(ScriptedVcpu::new(init.registers.clone()))
     }
+
+    fn offers_pcid(&self) -> bool {
+        true
+    }
 }
 
 /// One exit of a script, and what the CPU says about the instruction that caused it.
@@ -115,7 +119,7 @@ pub struct ScriptedVcpu {
     /// Successful [`Vcpu::write_msr`]s, in order.
     pub msr_writes: Vec<(Msr, u64)>,
     /// What [`Vcpu::want_interrupt_window`] said last.
-    pub window_wanted: bool,
+    pub window_wanted: Option<u8>,
     /// What [`Vcpu::set_task_priority`] said last.
     pub task_priority: u8,
     /// What [`Vcpu::task_priority`] gives: CR8 as the guest left it, where the CPU keeps it.
@@ -124,6 +128,8 @@ pub struct ScriptedVcpu {
     pub loaded: bool,
     /// Runs so far.
     pub runs: usize,
+    /// Calls of [`Vcpu::flush_translations`] so far.
+    pub flushes: usize,
     xcr0: u64,
     script: VecDeque<Step>,
     len: Option<u8>,
@@ -154,11 +160,12 @@ impl ScriptedVcpu {
             delivered: Vec::new(),
             advanced: Vec::new(),
             msr_writes: Vec::new(),
-            window_wanted: false,
+            window_wanted: None,
             task_priority: 0,
             kept_task_priority: None,
             loaded: false,
             runs: 0,
+            flushes: 0,
             xcr0: 1,
             script: VecDeque::new(),
             len: None,
@@ -189,7 +196,8 @@ impl Vcpu for ScriptedVcpu {
             }
             self.delivered.push(event);
         }
-        if self.window_wanted && self.can_take_interrupt() {
+        let priority = self.kept_task_priority.unwrap_or(0);
+        if self.window_wanted.is_some_and(|class| class > priority) && self.can_take_interrupt() {
             return Exit::InterruptWindow;
         }
         let Some(step) = self.script.pop_front() else { return Exit::Shutdown };
@@ -246,14 +254,18 @@ impl Vcpu for ScriptedVcpu {
         }
     }
 
+    fn set_rflags(&mut self, value: u64) {
+        self.state.rflags = value | Rflags::ONE.bits();
+    }
+
     fn can_take_interrupt(&self) -> bool {
         self.state.rflags & Rflags::IF.bits() != 0
             && !self.interrupt_shadow
             && self.pending.is_none()
     }
 
-    fn want_interrupt_window(&mut self, wanted: bool) {
-        self.window_wanted = wanted;
+    fn want_interrupt_window(&mut self, class: Option<u8>) {
+        self.window_wanted = class;
     }
 
     fn inject(&mut self, event: Event) {
@@ -313,6 +325,10 @@ impl Vcpu for ScriptedVcpu {
     fn unload(&mut self) {
         self.loaded = false;
     }
+
+    fn flush_translations(&mut self) {
+        self.flushes += 1;
+    }
 }
 
 #[cfg(test)]
@@ -352,7 +368,7 @@ mod tests {
         let mut vcpu = ScriptedVcpu::new(open());
         vcpu.push(Step::new(Exit::Cpuid, 2));
         vcpu.interrupt_shadow = true;
-        vcpu.want_interrupt_window(true);
+        vcpu.want_interrupt_window(Some(3));
         assert_eq!(vcpu.run(), Exit::Cpuid);
         vcpu.advance(2);
         assert_eq!(vcpu.run(), Exit::InterruptWindow);

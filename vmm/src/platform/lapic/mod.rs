@@ -341,10 +341,11 @@ impl LocalApic {
         (vector >> 4 > self.processor_priority() >> 4).then_some(vector)
     }
 
-    /// Whether any vector is requested, deliverable or not: lowering the task priority may make it so.
+    /// The highest-priority vector that nothing but the task priority may hold back.
     #[must_use]
-    pub fn highest_requested(&self) -> Option<u8> {
-        self.irr.highest()
+    pub fn awaited_vector(&self) -> Option<u8> {
+        let in_service = self.isr.highest().unwrap_or(0);
+        self.irr.highest().filter(|vector| vector >> 4 > in_service >> 4)
     }
 
     /// Moves `vector` from requested to in service, as its delivery does.

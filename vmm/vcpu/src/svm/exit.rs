@@ -57,12 +57,11 @@ pub(super) fn decode(fields: &ExitFields) -> Meaning {
         exit_code::XSETBV => Exit::Xsetbv { index: fields.rcx as u32, value: fields.value() },
         // An SMI stays pending and is taken by the firmware as soon as GIF is set.
         exit_code::SMI => Exit::Handled,
-        exit_code::INVD
-        | exit_code::WBINVD
+        exit_code::INVD | exit_code::WBINVD => Exit::Ignore,
+        exit_code::INVLPGA
         | exit_code::MONITOR
         | exit_code::MWAIT
-        | exit_code::MWAIT_ARMED => Exit::Ignore,
-        exit_code::INVLPGA
+        | exit_code::MWAIT_ARMED
         | exit_code::VMRUN
         | exit_code::VMLOAD
         | exit_code::VMSAVE
@@ -208,7 +207,9 @@ mod tests {
             (0x80, Exit::InvalidOpcode),
             (0x81, Exit::Hypercall),
             (0x86, Exit::InvalidOpcode),
-            (0x8b, Exit::Ignore),
+            (0x89, Exit::Ignore),
+            (0x8a, Exit::InvalidOpcode),
+            (0x8b, Exit::InvalidOpcode),
             (0x8d, Exit::Xsetbv { index: 0, value: 0 }),
         ] {
             assert_eq!(exit(code, 0, 0), Meaning::Exit(want), "{code:#x}");

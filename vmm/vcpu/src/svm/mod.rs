@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `features` | what this CPU offers; the documented minimum |
 //! | `vcpu` | [`SvmVcpu`]: one VMCB and what goes with it |
+//! | `events` | what waits for a virtual CPU, and the interrupt window |
 //! | `state` | neutral registers and MSRs in and out of the VMCB; pure |
 //! | `exit` | what an exit code means; pure |
 //! | `checks` | the rules that VMRUN checks; pure |
@@ -16,6 +17,7 @@
 
 mod checks;
 mod entry;
+mod events;
 mod exit;
 mod features;
 mod insn;
@@ -97,6 +99,11 @@ impl Backend for Svm {
         pages: &mut dyn HostPages,
     ) -> Result<Self::Vcpu, EnableError> {
         Ok(SvmVcpu::new(self, init, pages)?)
+    }
+
+    /// Neither is intercepted: what the CPU has, the guest has.
+    fn offers_pcid(&self) -> bool {
+        true
     }
 }
 

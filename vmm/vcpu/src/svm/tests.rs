@@ -305,6 +305,65 @@ fn a_fault_takes_precedence_over_a_redelivery() {
 }
 
 #[test]
+fn an_interrupt_that_a_fault_overtakes_comes_later() {
+    let mut vcpu = vcpu();
+    let interrupt = EventWord::new(EventWord::INTERRUPT, 0x41, None).0;
+    leave(&mut vcpu, 0x51, interrupt);
+    assert_eq!(vcpu.vmcb.control.event_injection, 0x8000_0b11, "#AC, from its exit");
+    assert_eq!(vcpu.vmcb.control.virtual_interrupt & 0x1f_0100, 0x1f_0100, "a window of its own");
+    // The fault's handler runs with interrupts off; the caller's window is not this one.
+    vcpu.vmcb.save.rflags = 2;
+    leave(&mut vcpu, 0x72, 0);
+    vcpu.want_interrupt_window(None);
+    vcpu.put_overtaken();
+    assert_eq!(vcpu.vmcb.control.event_injection, 0);
+    vcpu.vmcb.save.rflags = 0x202;
+    assert!(!vcpu.can_take_interrupt(), "it goes before any other");
+    assert_eq!(leave(&mut vcpu, 0x64, 0), Exit::Handled);
+    vcpu.put_overtaken();
+    assert_eq!(vcpu.vmcb.control.event_injection, interrupt);
+    assert_eq!(vcpu.vmcb.control.virtual_interrupt & 0x1f_0100, 0);
+    assert!(vcpu.waiting.is_empty());
+}
+
+#[test]
+fn an_nmi_waits_behind_what_is_being_delivered() {
+    let mut vcpu = vcpu();
+    let interrupt = EventWord::new(EventWord::INTERRUPT, 0x41, None).0;
+    leave(&mut vcpu, 0x400, interrupt);
+    vcpu.inject(Event::Nmi);
+    assert_eq!(vcpu.vmcb.control.event_injection, interrupt);
+    leave(&mut vcpu, 0x72, 0);
+    vcpu.put_overtaken();
+    assert_eq!(vcpu.vmcb.control.event_injection, 0x8000_0202);
+    assert!(vcpu.waiting.is_empty());
+}
+
+#[test]
+fn an_emulated_instruction_ends_with_the_single_step_trap() {
+    let mut vcpu = vcpu();
+    vcpu.advance(2);
+    assert_eq!(vcpu.vmcb.control.event_injection, 0);
+    vcpu.set_rflags(0x302);
+    leave(&mut vcpu, 0x72, 0);
+    vcpu.advance(2);
+    assert_eq!(vcpu.vmcb.control.event_injection, 0x8000_0301);
+    assert_eq!(vcpu.vmcb.save.dr6, 0xffff_4ff0);
+    assert!(!vcpu.can_take_interrupt(), "the trap comes first");
+}
+
+#[test]
+fn setting_the_flags_leaves_everything_else() {
+    let mut vcpu = vcpu();
+    leave(&mut vcpu, 0x72, 0);
+    vcpu.inject(Event::Interrupt(0x41));
+    vcpu.set_rflags(0x40);
+    assert_eq!((vcpu.rflags(), vcpu.context().rflags), (0x42, 0x42));
+    assert_eq!(vcpu.vmcb.control.event_injection, 0x8000_0041);
+    assert_eq!(vcpu.vmcb.control.tlb_control, tlb_control::NOTHING);
+}
+
+#[test]
 fn exceptions_that_kerf_only_watches_reach_the_guest() {
     let mut vcpu = vcpu();
     assert_eq!(leave(&mut vcpu, 0x41, 0), Exit::Handled);
@@ -316,16 +375,31 @@ fn exceptions_that_kerf_only_watches_reach_the_guest() {
 }
 
 #[test]
-fn the_window_is_a_virtual_interrupt_over_every_priority() {
+fn the_window_is_a_virtual_interrupt_of_the_class_that_waits() {
     let mut vcpu = vcpu();
     vcpu.set_task_priority(9);
     let before = vcpu.vmcb.control.virtual_interrupt;
     assert_eq!(before & VirtualInterrupt::MASKING.bits(), VirtualInterrupt::MASKING.bits());
-    vcpu.want_interrupt_window(true);
-    assert_eq!(vcpu.vmcb.control.virtual_interrupt, before | 0x001f_0100);
+    vcpu.want_interrupt_window(Some(12));
+    assert_eq!(vcpu.vmcb.control.virtual_interrupt, before | 0x000c_0100);
+    assert_eq!(leave(&mut vcpu, 0x64, 0), Exit::InterruptWindow);
+    vcpu.want_interrupt_window(Some(10));
+    assert_eq!(vcpu.vmcb.control.virtual_interrupt, before | 0x000a_0100);
     assert_eq!(vcpu.task_priority(), Some(9));
-    vcpu.want_interrupt_window(false);
+    vcpu.want_interrupt_window(None);
     assert_eq!(vcpu.vmcb.control.virtual_interrupt, before);
+}
+
+#[test]
+fn a_cpu_that_takes_an_interrupt_of_the_tasks_own_priority_is_asked_for_less() {
+    let mut vcpu = vcpu();
+    vcpu.set_task_priority(9);
+    vcpu.want_interrupt_window(Some(9));
+    assert_eq!(vcpu.vmcb.control.virtual_interrupt & 0x1f_010f, 0x9_0109);
+    assert_eq!(leave(&mut vcpu, 0x64, 0), Exit::Handled, "the caller could do nothing with it");
+    assert_eq!(vcpu.vmcb.control.virtual_interrupt & 0x1f_010f, 0x8_0109);
+    vcpu.set_task_priority(8);
+    assert_eq!(leave(&mut vcpu, 0x64, 0), Exit::InterruptWindow);
 }
 
 #[test]

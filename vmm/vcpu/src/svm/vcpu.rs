@@ -9,6 +9,7 @@ use x86_spec::svm::{
 };
 
 use super::entry::{self, GuestRegisters};
+use super::events::Waiting;
 use super::exit::{self, ExitFields, Meaning};
 use super::features::Features;
 use super::insn::{self, Owned};
@@ -17,7 +18,9 @@ use crate::fpu::Fpu;
 use crate::{CpuContext, EntryFailure, Event, Exit, Gpr, HostPages, Registers, Vcpu, VcpuInit};
 
 /// V_TPR as far as CR8 reaches.
-const V_TPR: u32 = 0xf;
+pub(super) const V_TPR: u32 = 0xf;
+/// DR6.BS: a single step.
+const DR6_STEP: u64 = 1 << 14;
 /// Exceptions that are intercepted. #MC is the host's. #DB and #AC can raise themselves again while they are delivered,
 /// for ever, with no interrupt taken in between; an exit at each keeps the CPU in Kerf's hands.
 const EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
@@ -27,6 +30,7 @@ const EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
 pub struct SvmVcpu {
     pub(super) vmcb: Owned<Vmcb>,
     registers: GuestRegisters,
+    pub(super) waiting: Waiting,
     /// The CPU's own VMLOAD state, stored when this virtual CPU was loaded.
     host: Owned<Vmcb>,
     fpu: Fpu,
@@ -53,6 +57,7 @@ impl SvmVcpu {
         let mut vcpu = Self {
             vmcb: Owned::new(pages)?,
             registers: GuestRegisters::default(),
+            waiting: Waiting::new(),
             host: Owned::new(pages)?,
             fpu: Fpu::new(&backend.fpu, init.xcr0_allowed, pages)?,
             breakpoints: [0; 4],
@@ -108,16 +113,8 @@ impl SvmVcpu {
         control.n_cr3 = init.second_stage.raw();
     }
 
-    /// Flushes this guest's translations at the next entry: to be called after its second stage has lost a mapping or a
-    /// right.
-    pub fn flush_translations(&mut self) {
-        let by_asid = self.features.svm.contains(SvmFeatures::FLUSH_BY_ASID);
-        self.vmcb.control.tlb_control =
-            if by_asid { tlb_control::FLUSH_ASID } else { tlb_control::FLUSH_ALL };
-    }
-
     /// Tells the CPU that it must read these fields of the VMCB again.
-    fn changed(&mut self, fields: Clean) {
+    pub(super) fn changed(&mut self, fields: Clean) {
         self.vmcb.control.clean &= !fields.bits();
     }
 
@@ -142,6 +139,7 @@ impl SvmVcpu {
             rdx: self.registers.gprs[Gpr::Rdx as usize],
         };
         match exit::decode(&fields) {
+            Meaning::Exit(Exit::InterruptWindow) if !self.is_callers_window() => Exit::Handled,
             Meaning::Exit(exit) => exit,
             Meaning::Reflect { vector, error_code } => {
                 self.inject(Event::Exception { vector, error_code });
@@ -189,6 +187,9 @@ impl Vcpu for SvmVcpu {
             }
             self.unchecked = false;
         }
+        if !self.waiting.is_empty() {
+            self.put_overtaken();
+        }
         entry::enter(&mut self.registers, &mut self.vmcb, &self.host);
         self.finish()
     }
@@ -232,28 +233,38 @@ impl Vcpu for SvmVcpu {
     fn advance(&mut self, len: u8) {
         state::advance(&mut self.vmcb.save, len);
         self.vmcb.control.interrupt_shadow &= !INTERRUPT_SHADOW;
+        if self.vmcb.save.rflags & Rflags::TF.bits() != 0 {
+            // The single-step trap follows the instruction (APM vol. 2, 13.1.4).
+            self.vmcb.save.dr6 |= DR6_STEP;
+            self.changed(Clean::DEBUG_REGISTERS);
+            self.put(EventWord::new(EventWord::EXCEPTION, vector::DB, None));
+        }
     }
 
     fn context(&self) -> CpuContext {
         state::context(&self.vmcb.save)
     }
 
-    fn can_take_interrupt(&self) -> bool {
-        self.vmcb.save.rflags & Rflags::IF.bits() != 0
-            && self.vmcb.control.interrupt_shadow & INTERRUPT_SHADOW == 0
-            && !EventWord(self.vmcb.control.event_injection).is_valid()
+    fn rflags(&self) -> u64 {
+        self.vmcb.save.rflags
     }
 
-    /// The window is a virtual interrupt of the highest priority: the CPU exits where the guest would take it.
-    fn want_interrupt_window(&mut self, wanted: bool) {
-        let window =
-            VirtualInterrupt::IRQ | VirtualInterrupt::PRIORITY | VirtualInterrupt::IGNORE_TPR;
-        let old = VirtualInterrupt::from_bits_retain(self.vmcb.control.virtual_interrupt);
-        if old.contains(VirtualInterrupt::IRQ) != wanted {
-            let new = if wanted { old | window } else { old - window };
-            self.vmcb.control.virtual_interrupt = new.bits();
-            self.changed(Clean::TPR);
-        }
+    fn cpl(&self) -> u8 {
+        self.vmcb.save.cpl
+    }
+
+    fn set_rflags(&mut self, value: u64) {
+        self.vmcb.save.rflags = value | Rflags::ONE.bits();
+    }
+
+    fn can_take_interrupt(&self) -> bool {
+        self.is_interruptible()
+            && !EventWord(self.vmcb.control.event_injection).is_valid()
+            && !self.waiting.holds_interrupt()
+    }
+
+    fn want_interrupt_window(&mut self, class: Option<u8>) {
+        self.set_window(class);
     }
 
     fn inject(&mut self, event: Event) {
@@ -269,7 +280,7 @@ impl Vcpu for SvmVcpu {
                 EventWord::new(EventWord::EXCEPTION, vector::PF, Some(error_code))
             }
         };
-        self.vmcb.control.event_injection = word.0;
+        self.put(word);
     }
 
     fn read_msr(&self, msr: Msr) -> Result<u64, MsrFault> {
@@ -331,6 +342,8 @@ impl Vcpu for SvmVcpu {
         let control = &mut self.vmcb.control;
         control.interrupt_shadow = 0;
         control.event_injection = EventWord::NONE.0;
+        self.waiting = Waiting::new();
+        self.set_window(None);
         self.unchecked = true;
         self.changed(Clean::all());
         self.flush_translations();
@@ -367,5 +380,11 @@ impl Vcpu for SvmVcpu {
             insn::write_guest_msr(msr::TSC_AUX, 0);
         }
         self.fpu.unload();
+    }
+
+    fn flush_translations(&mut self) {
+        let by_asid = self.features.svm.contains(SvmFeatures::FLUSH_BY_ASID);
+        self.vmcb.control.tlb_control =
+            if by_asid { tlb_control::FLUSH_ASID } else { tlb_control::FLUSH_ALL };
     }
 }

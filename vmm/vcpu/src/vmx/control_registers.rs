@@ -16,7 +16,8 @@ use super::capabilities::Capabilities;
 pub(super) const CR0_HOST_OWNED: u64 = Cr0::NE.union(Cr0::NW).union(Cr0::CD).bits();
 
 /// CR4 bits that the guest owns, as far as the CPU has them. MCE is not among them: the host's machine-check handler
-/// stays reachable. Bits that bring state which Kerf does not switch (CET, PKS, user interrupts) are nobody's.
+/// stays reachable. Bits that bring state which Kerf does not switch (protection
+/// keys, CET, user interrupts) are nobody's.
 const CR4_GUEST_OWNED: u64 = Cr4::VME
     .union(Cr4::PVI)
     .union(Cr4::TSD)
@@ -33,7 +34,6 @@ const CR4_GUEST_OWNED: u64 = Cr4::VME
     .union(Cr4::OSXSAVE)
     .union(Cr4::SMEP)
     .union(Cr4::SMAP)
-    .union(Cr4::PKE)
     .bits();
 
 /// CR4 bits that the host owns.
@@ -140,7 +140,7 @@ mod tests {
     fn a_move_to_cr4_may_set_mce_but_not_vmxe() {
         assert_eq!(write_cr4(0x6f0), Ok(0x40));
         assert_eq!(write_cr4(0x6b0), Ok(0));
-        for forbidden in [13, 14, 12, 23, 24, 25, 40, 63] {
+        for forbidden in [13, 14, 12, 22, 23, 24, 25, 40, 63] {
             assert_eq!(
                 write_cr4(0x6f0 | 1 << forbidden),
                 Err(GeneralProtection),

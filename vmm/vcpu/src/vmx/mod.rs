@@ -35,6 +35,7 @@ pub use vcpu::VmxVcpu;
 use hw::{CpuidBus, Hpa, MsrBus};
 use x86_spec::msr;
 use x86_spec::vmx::capability::FeatureControl;
+use x86_spec::vmx::control::Secondary;
 
 use crate::fpu::FpuSupport;
 use crate::{Backend, EnableError, HostPages, Unsupported, VcpuInit};
@@ -107,5 +108,10 @@ impl Backend for Vmx {
         pages: &mut dyn HostPages,
     ) -> Result<VmxVcpu, EnableError> {
         VmxVcpu::new(self, init, pages)
+    }
+
+    /// Without the control INVPCID is an invalid opcode (SDM vol. 3, 26.3), which a guest that has identifiers may need.
+    fn offers_pcid(&self) -> bool {
+        self.controls.secondary.contains(Secondary::ENABLE_INVPCID)
     }
 }

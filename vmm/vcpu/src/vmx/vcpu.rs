@@ -35,6 +35,8 @@ const HELD: [Msr; 6] =
 const DEBUG_RESET: [u64; 5] = [0, 0, 0, 0, 0xffff_0ff0];
 /// DR6 and pending debug exceptions: a single step.
 const DEBUG_STEP: u64 = 1 << 14;
+/// DEBUGCTL: TF steps from branch to branch.
+pub(super) const DEBUGCTL_BTF: u64 = 1 << 1;
 /// DR7: debug registers are protected.
 const DR7_GENERAL_DETECT: u64 = 1 << 13;
 /// INVEPT and INVVPID of one context (SDM vol. 3, 31.3).
@@ -57,6 +59,9 @@ pub struct VmxVcpu {
     queue: Queue,
     /// The guest was given an NMI before, so that its IRETs matter.
     nmi_given: bool,
+    /// The guest was given a debug exception before, so that its TF and RF matter after an emulated instruction. Whoever
+    /// never uses them does not pay for a look at RFLAGS; the very first step may be missed so.
+    debugged: bool,
     window_wanted: bool,
     /// The primary controls as the VMCS has them.
     primary: Primary,
@@ -89,6 +94,7 @@ impl VmxVcpu {
             cache: Cache::default(),
             queue: Queue::new(),
             nmi_given: false,
+            debugged: false,
             window_wanted: false,
             primary: backend.controls.primary,
             fpu: Fpu::new(&backend.fpu, init.xcr0_allowed, pages)?,
@@ -223,6 +229,7 @@ impl VmxVcpu {
     /// Gives the guest an exception that exited.
     fn reflect(&mut self, exception: Injection, qualification: u64) {
         if exception.vector == vector::DB {
+            self.debugged = true;
             // The exit left the registers as they were; delivery changes them (SDM vol. 3, 28.1 and 18.2.3).
             insn::write_dr6(insn::read_dr6() & !0xf | qualification & 0xe00f);
             let mut vmcs = self.vmcs();
@@ -230,7 +237,7 @@ impl VmxVcpu {
             vmcs.write(guest::DR7, dr7);
             drop(vmcs);
             let blocking = Interruptibility::STI | Interruptibility::MOV_SS;
-            if self.rflags() & Rflags::TF.bits() != 0
+            if self.cached_rflags() & Rflags::TF.bits() != 0
                 && self.interruptibility().intersects(blocking)
             {
                 // An entry wants the step pending that the blocking holds off (SDM vol. 3, 27.3.1.5).
@@ -240,6 +247,21 @@ impl VmxVcpu {
             }
         }
         self.queue.raise(exception);
+    }
+
+    /// What the CPU does after an instruction that was not emulated: RF ends, and with TF set the single-step trap follows
+    /// (SDM vol. 3, 18.3.1.4), unless it is branches that are stepped.
+    #[cold]
+    fn after_instruction(&mut self) {
+        let rflags = self.cached_rflags();
+        if rflags & Rflags::RF.bits() != 0 {
+            self.set_rflags(rflags & !Rflags::RF.bits());
+        }
+        let by_branches = self.vmcs().read(guest::DEBUGCTL) & DEBUGCTL_BTF != 0;
+        if rflags & Rflags::TF.bits() != 0 && !by_branches {
+            insn::write_dr6(insn::read_dr6() | DEBUG_STEP);
+            self.queue.raise(Injection::fault(vector::DB, None));
+        }
     }
 
     /// What the exit left over of an event's delivery or an IRET.
@@ -253,7 +275,7 @@ impl VmxVcpu {
     }
 
     /// Drops translations that another virtual CPU, or this one on another CPU, may have left on the calling CPU.
-    fn flush_translations(&self) {
+    fn invalidate(&self) {
         use x86_spec::vmx::capability::EptVpid;
         let offers = |feature| self.capabilities.ept_vpid.contains(feature);
         if offers(EptVpid::INVEPT | EptVpid::INVEPT_SINGLE) {
@@ -361,6 +383,9 @@ impl Vcpu for VmxVcpu {
         if blocking.intersects(shadow) {
             self.set_interruptibility(blocking - shadow);
         }
+        if self.debugged {
+            self.after_instruction();
+        }
     }
 
     fn context(&self) -> CpuContext {
@@ -370,6 +395,10 @@ impl Vcpu for VmxVcpu {
     #[inline]
     fn cpl(&self) -> u8 {
         setup::read_cpl(&self.vmcs())
+    }
+
+    fn rflags(&self) -> u64 {
+        self.cached_rflags()
     }
 
     fn set_rflags(&mut self, value: u64) {
@@ -382,8 +411,8 @@ impl Vcpu for VmxVcpu {
         !self.queue.blocks_interrupts() && self.is_interruptible()
     }
 
-    fn want_interrupt_window(&mut self, wanted: bool) {
-        self.window_wanted = wanted;
+    fn want_interrupt_window(&mut self, class: Option<u8>) {
+        self.window_wanted = class.is_some();
         self.update_windows();
     }
 
@@ -438,7 +467,7 @@ impl Vcpu for VmxVcpu {
         self.launched = false;
         self.frame.host_rsp = 0;
         setup::write_host(&mut Current, &insn::host_state());
-        self.flush_translations();
+        self.invalidate();
         let held = self.held_count();
         for (&msr, &value) in HELD.iter().zip(&self.held_msrs).take(held) {
             insn::wrmsr(msr, value);
@@ -466,5 +495,11 @@ impl Vcpu for VmxVcpu {
         debug_assert!(cleared.is_ok(), "VMCLEAR of a VMCS that was made here");
         self.resident = false;
         self.launched = false;
+    }
+
+    fn flush_translations(&mut self) {
+        if self.resident {
+            self.invalidate();
+        }
     }
 }

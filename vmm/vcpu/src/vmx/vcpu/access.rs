@@ -6,7 +6,7 @@ use x86_spec::msr;
 use x86_spec::vmx::control::{Interruptibility, Secondary};
 use x86_spec::vmx::field::{Natural, SegmentRegister, guest};
 
-use super::{HELD, VmxVcpu};
+use super::{DEBUGCTL_BTF, HELD, VmxVcpu};
 use crate::vmx::checks::is_pat;
 use crate::vmx::control_registers;
 use crate::vmx::fields::{Fields, FieldsMut};
@@ -14,8 +14,8 @@ use crate::vmx::insn::{self, Current};
 
 /// Access rights: a 64-bit code segment.
 const LONG: u32 = 1 << 13;
-/// DEBUGCTL bits a guest may set: single-stepping on branches.
-const DEBUGCTL_WRITABLE: u64 = 1 << 1;
+/// DEBUGCTL bits a guest may set.
+const DEBUGCTL_WRITABLE: u64 = DEBUGCTL_BTF;
 
 /// A VMCS that is current, for as long as this lives.
 pub(super) struct Visit {
@@ -82,7 +82,8 @@ impl VmxVcpu {
         if self.resident { Visit { borrowed: None } } else { Visit::borrow(self.vmcs) }
     }
 
-    pub(super) fn rflags(&self) -> u64 {
+    /// RFLAGS, read once after each exit.
+    pub(super) fn cached_rflags(&self) -> u64 {
         if let Some(rflags) = self.cache.rflags() {
             return rflags;
         }
@@ -108,7 +109,7 @@ impl VmxVcpu {
 
     /// Whether neither RFLAGS.IF nor an interrupt shadow holds interrupts off.
     pub(super) fn is_interruptible(&self) -> bool {
-        self.rflags() & Rflags::IF.bits() != 0
+        self.cached_rflags() & Rflags::IF.bits() != 0
             && !self.interruptibility().intersects(Interruptibility::STI | Interruptibility::MOV_SS)
     }
 

@@ -1,0 +1,132 @@
+//! What waits for a virtual CPU: the event that the next VMRUN delivers (EVENTINJ), what was overtaken by it, and the
+//! virtual interrupt by which the CPU says that the guest could take one.
+
+use x86_spec::cpu::Rflags;
+use x86_spec::svm::{Clean, EventWord, INTERRUPT_SHADOW, VirtualInterrupt};
+
+use super::SvmVcpu;
+
+/// Events and the window, apart from EVENTINJ itself.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    /// An interrupt that a fault overtook. The local APIC takes it for delivered, so it must not be lost.
+    held: EventWord,
+    /// Likewise an NMI.
+    nmi: bool,
+    /// The priority class for which the caller wants to be told.
+    window: Option<u8>,
+    /// The CPU takes a virtual interrupt whose priority is V_TPR itself, which the manual excludes (APM vol. 2, 15.21.4).
+    /// QEMU's does. Found out when it happens.
+    takes_equal_priority: bool,
+}
+
+impl Waiting {
+    pub(super) const fn new() -> Self {
+        Self { held: EventWord::NONE, nmi: false, window: None, takes_equal_priority: false }
+    }
+
+    /// Whether the next entry has nothing to see to here.
+    #[inline]
+    pub(super) const fn is_empty(&self) -> bool {
+        !self.nmi && !self.held.is_valid()
+    }
+
+    /// Whether an interrupt waits that must go before any other.
+    pub(super) const fn holds_interrupt(&self) -> bool {
+        self.held.is_valid()
+    }
+
+    /// The part of the virtual-interrupt word that asks for the window.
+    fn window_bits(&self) -> VirtualInterrupt {
+        match self.window {
+            // Accepted already: the task priority has no say any more.
+            _ if self.holds_interrupt() => {
+                VirtualInterrupt::IRQ | VirtualInterrupt::PRIORITY | VirtualInterrupt::IGNORE_TPR
+            }
+            Some(class) => {
+                let priority = class.saturating_sub(self.takes_equal_priority.into());
+                let bits =
+                    u32::from(priority) << VirtualInterrupt::PRIORITY.bits().trailing_zeros();
+                VirtualInterrupt::IRQ | VirtualInterrupt::from_bits_retain(bits)
+            }
+            None => VirtualInterrupt::empty(),
+        }
+    }
+}
+
+impl SvmVcpu {
+    /// Makes `event` the next to be delivered, or whichever of it and what is there already goes first: a fault. An
+    /// interrupt or NMI then waits; another fault would happen again.
+    pub(super) fn put(&mut self, event: EventWord) {
+        let due = EventWord(self.vmcb.control.event_injection);
+        let goes_first = !due.is_valid() || event.kind() == EventWord::EXCEPTION;
+        let (first, later) = if goes_first { (event, due) } else { (due, event) };
+        self.vmcb.control.event_injection = first.0;
+        if !later.is_valid() {
+            return;
+        }
+        match later.kind() {
+            EventWord::NMI => self.waiting.nmi = true,
+            EventWord::INTERRUPT => {
+                self.waiting.held = later;
+                self.update_window();
+            }
+            _ => {}
+        }
+    }
+
+    /// Delivers what was overtaken, as soon as the guest can take it.
+    #[cold]
+    pub(super) fn put_overtaken(&mut self) {
+        if EventWord(self.vmcb.control.event_injection).is_valid() {
+            return;
+        }
+        if core::mem::take(&mut self.waiting.nmi) {
+            let nmi = x86_spec::cpu::vector::NMI;
+            self.vmcb.control.event_injection = EventWord::new(EventWord::NMI, nmi, None).0;
+        } else if self.is_interruptible() {
+            let held = core::mem::replace(&mut self.waiting.held, EventWord::NONE);
+            self.vmcb.control.event_injection = held.0;
+            self.update_window();
+        }
+    }
+
+    /// Whether neither RFLAGS.IF nor an interrupt shadow holds interrupts off.
+    pub(super) fn is_interruptible(&self) -> bool {
+        self.vmcb.save.rflags & Rflags::IF.bits() != 0
+            && self.vmcb.control.interrupt_shadow & INTERRUPT_SHADOW == 0
+    }
+
+    /// Asks for the window, or takes that back.
+    pub(super) fn set_window(&mut self, class: Option<u8>) {
+        self.waiting.window = class;
+        self.update_window();
+    }
+
+    /// The virtual interrupt came: whether it is the caller's window.
+    pub(super) fn is_callers_window(&mut self) -> bool {
+        if self.waiting.holds_interrupt() {
+            return false;
+        }
+        let word = self.vmcb.control.virtual_interrupt;
+        let task_priority = (word & super::vcpu::V_TPR) as u8;
+        let too_early = self.waiting.window.is_some_and(|class| class <= task_priority);
+        if too_early {
+            self.waiting.takes_equal_priority = true;
+            self.update_window();
+        }
+        !too_early
+    }
+
+    /// The window is a virtual interrupt: the CPU exits where the guest would take it.
+    fn update_window(&mut self) {
+        let mask =
+            VirtualInterrupt::IRQ | VirtualInterrupt::PRIORITY | VirtualInterrupt::IGNORE_TPR;
+        let old = self.vmcb.control.virtual_interrupt;
+        let new = old & !mask.bits() | self.waiting.window_bits().bits();
+        if new != old {
+            self.vmcb.control.virtual_interrupt = new;
+            self.changed(Clean::TPR);
+        }
+    }
+}
