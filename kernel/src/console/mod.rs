@@ -29,8 +29,10 @@ static CONSOLE: Mutex<Console> =
     Mutex::new(Console { uart: None, debug_port: false, mid_line: false });
 /// The latest of what was written, for whoever looks into memory.
 static HISTORY: Mutex<Ring<{ 16 << 10 }>> = Mutex::new(Ring::new());
+/// Bytes kept of what was typed.
+const TYPED_BYTES: usize = 1024;
 /// What was typed and no guest has read yet.
-static TYPED: Mutex<Ring<1024>> = Mutex::new(Ring::new());
+static TYPED: Mutex<Ring<TYPED_BYTES>> = Mutex::new(Ring::new());
 
 /// Finds the outputs, and makes the log write to them.
 pub(crate) fn init() {
@@ -50,8 +52,7 @@ pub(crate) fn has_uart() -> bool {
 
 /// Writes bytes as they are: a guest's console.
 pub(crate) fn write(bytes: &[u8]) {
-    let mut console = CONSOLE.lock();
-    bytes.iter().for_each(|&byte| console.put(byte));
+    CONSOLE.lock().put(bytes);
 }
 
 /// Writes a line of Kerf's own, whatever the level of the log is.
@@ -75,11 +76,14 @@ pub(crate) fn enable_receive() {
     }
 }
 
-/// The UART's interrupt: takes what was received. Bytes that no one reads for long are dropped, as a UART does.
+/// The UART's interrupt: takes what was received. Bytes that no one reads for long are dropped, as a UART does. Whoever
+/// was interrupted holds none of the locks: see [`crate::irq`].
 pub(crate) fn receive() {
-    let mut typed = TYPED.lock();
-    while let Some(byte) = uart::receive() {
-        typed.try_push(byte);
+    if let Some(uart) = &mut CONSOLE.lock().uart {
+        let mut typed = TYPED.lock();
+        uart.receive(TYPED_BYTES, |byte| {
+            typed.try_push(byte);
+        });
     }
 }
 
@@ -102,25 +106,30 @@ pub(crate) fn emergency() {
 }
 
 impl Console {
-    fn put(&mut self, byte: u8) {
+    fn put(&mut self, bytes: &[u8]) {
+        let Some(&last) = bytes.last() else { return };
         if let Some(uart) = &mut self.uart {
-            uart.send(byte);
+            uart.send(bytes);
         }
         if self.debug_port {
-            Ports.write(DEBUG_PORT, Width::W1, u32::from(byte));
+            bytes.iter().for_each(|&byte| Ports.write(DEBUG_PORT, Width::W1, byte.into()));
         }
-        HISTORY.lock().push(byte);
-        self.mid_line = byte != b'\n';
+        let mut history = HISTORY.lock();
+        bytes.iter().for_each(|&byte| history.push(byte));
+        self.mid_line = last != b'\n';
     }
 }
 
 impl Write for Console {
     fn write_str(&mut self, text: &str) -> fmt::Result {
-        for byte in text.bytes() {
-            if byte == b'\n' {
-                self.put(b'\r');
+        for part in text.split_inclusive('\n') {
+            match part.strip_suffix('\n') {
+                Some(line) => {
+                    self.put(line.as_bytes());
+                    self.put(b"\r\n");
+                }
+                None => self.put(part.as_bytes()),
             }
-            self.put(byte);
         }
         Ok(())
     }

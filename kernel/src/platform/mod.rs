@@ -5,6 +5,7 @@ mod cpu;
 mod mmio;
 mod ports;
 mod tsc;
+mod uart;
 
 pub(crate) use cpu::{
     CpuId, Msrs, halt_forever, interrupts_off, interrupts_on_briefly, vendor, wait_for_interrupt,
@@ -12,3 +13,4 @@ pub(crate) use cpu::{
 pub(crate) use mmio::Mmio;
 pub(crate) use ports::Ports;
 pub(crate) use tsc::{Tsc, rdtsc};
+pub(crate) use uart::com1;
