@@ -126,6 +126,17 @@ impl FrameAllocator {
         self.counts
     }
 
+    /// Whether any byte of `[start, start + bytes)` is in a frame of a managed run, free or not.
+    #[must_use]
+    pub fn manages(&self, start: Hpa, bytes: u64) -> bool {
+        let Some(last) = bytes.checked_sub(1) else { return false };
+        let first = start.raw() >> PAGE_SHIFT;
+        let last = start.raw().saturating_add(last) >> PAGE_SHIFT;
+        // The highest run that does not start above the range is the only one that can reach into it from below.
+        let below = self.partition(|run| run.first <= last);
+        below.checked_sub(1).is_some_and(|index| first < self.run(index).end)
+    }
+
     /// The lowest free frame, or nearly so.
     pub fn alloc(&mut self) -> Option<Hpa> {
         let summary_words = self.bits_at - self.summary_at;

@@ -2,19 +2,13 @@
 
 use core::arch::asm;
 
-use hw::{CpuidBus, Hpa, MsrBus};
+use hw::{CpuidBus, CpuidResult, Hpa, MsrBus};
 use paging::PageSize;
 use x86_spec::cpu::{Cr0, Cr4, Efer};
+use x86_spec::cpuid::{self, ExtendedEdx, Leaf7Ebx};
 use x86_spec::msr;
 
 use crate::platform::{CpuId, Msrs};
-
-/// CPUID 8000_0001h, EDX: pages of 1 GiB.
-const PDPE1GB: u32 = 1 << 26;
-/// CPUID 7, EBX: supervisor-mode execution prevention.
-const SMEP: u32 = 1 << 7;
-/// CPUID 7, EBX: supervisor-mode access prevention.
-const SMAP: u32 = 1 << 20;
 
 /// Whether the CPU translates five levels.
 pub(super) fn has_five_levels() -> bool {
@@ -23,9 +17,24 @@ pub(super) fn has_five_levels() -> bool {
 
 /// The largest page the CPU maps.
 pub(super) fn largest_page() -> PageSize {
-    let extended = CpuId.cpuid(0x8000_0000, 0).eax;
-    let has_1g = extended >= 0x8000_0001 && CpuId.cpuid(0x8000_0001, 0).edx & PDPE1GB != 0;
+    let features = extended(cpuid::EXTENDED_1).map_or(0, |leaf| leaf.edx);
+    let has_1g = ExtendedEdx::from_bits_retain(features).contains(ExtendedEdx::PAGE_1GB);
     if has_1g { PageSize::Size1G } else { PageSize::Size2M }
+}
+
+/// The first address that the CPU cannot put on its bus: an entry with more bits faults when it is used (SDM vol. 3,
+/// 4.1.4).
+pub(super) fn physical_end() -> u64 {
+    /// What a CPU has that does not tell.
+    const DEFAULT_BITS: u32 = 36;
+    let bits = extended(cpuid::ADDRESS_WIDTHS).map_or(DEFAULT_BITS, |leaf| leaf.eax & 0xff);
+    1 << bits.clamp(DEFAULT_BITS, 52)
+}
+
+/// An extended leaf, where the CPU has it.
+fn extended(leaf: u32) -> Option<CpuidResult> {
+    let highest = CpuId.cpuid(cpuid::EXTENDED, 0).eax;
+    (highest >= leaf).then(|| CpuId.cpuid(leaf, 0))
 }
 
 /// Lets page-table entries mean what [`paging::format::Host`] says: no-execute, write protection, the attribute table.
@@ -54,10 +63,13 @@ pub(super) fn prepare() {
 /// # Safety
 /// The tables map everything that is used, at the same addresses as the present ones.
 pub(super) unsafe fn enter(root: Hpa) {
-    let features = if CpuId.cpuid(0, 0).eax >= 7 { CpuId.cpuid(7, 0).ebx } else { 0 };
+    let highest = CpuId.cpuid(cpuid::VENDOR, 0).eax;
+    let has_leaf = highest >= cpuid::EXTENDED_FEATURES;
+    let features = if has_leaf { CpuId.cpuid(cpuid::EXTENDED_FEATURES, 0).ebx } else { 0 };
+    let features = Leaf7Ebx::from_bits_retain(features);
     let mut wanted = cr4();
-    wanted.set(Cr4::SMEP, features & SMEP != 0);
-    wanted.set(Cr4::SMAP, features & SMAP != 0);
+    wanted.set(Cr4::SMEP, features.contains(Leaf7Ebx::SMEP));
+    wanted.set(Cr4::SMAP, features.contains(Leaf7Ebx::SMAP));
     wanted.remove(Cr4::PCIDE);
     // SAFETY: the caller answers for the tables. The protections concern user pages, of which these tables have none;
     // with PCIDE clear the low bits of CR3 choose caching, and zero is write-back.

@@ -5,7 +5,7 @@ use frames::{Counts, Entry, FrameAllocator, Run, runs};
 use hw::{Hpa, PAGE_SIZE};
 use spin::Mutex;
 
-use super::{MemoryError, direct, entries};
+use super::{MemoryError, direct, entries, out_of_reach};
 
 /// Below 1 MiB are the firmware's data and the only memory in which a CPU can start up: none of it is given out.
 const LOW_MEMORY: Entry = Entry { start: 0, pages: (1 << 20) / PAGE_SIZE, usable: false };
@@ -34,6 +34,11 @@ impl Pool {
             log::error!("frames at {start} were not taken back: {why:?}");
         }
     }
+}
+
+/// Whether any byte of the range is in a frame of the pool, free or not.
+pub(super) fn manages(start: Hpa, bytes: u64) -> bool {
+    FRAMES.lock().as_ref().is_some_and(|frames| frames.manages(start, bytes))
 }
 
 /// How many frames Kerf manages, and how many of them are free.
@@ -88,5 +93,5 @@ fn above_low(
     map: &'static [MemoryRegion],
     wanted: fn(MemoryKind) -> bool,
 ) -> impl Iterator<Item = Entry> + Clone {
-    entries(map, wanted).chain(core::iter::once(LOW_MEMORY))
+    entries(map, wanted).chain([LOW_MEMORY, out_of_reach()])
 }

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 0xffff_8000_0000_0000  direct map: all RAM but the kernel's image, RW
-//! 0xffff_c000_0000_0000  window: heap, stacks, device registers; holes between them
+//! 0xffff_c000_0000_0000  window: heap, device registers, the firmware's tables; holes between them
 //! 0xffff_ffff_8000_0000  the image: text RX, constants R, data RW; guard pages unmapped
 //! ```
 //!
@@ -95,6 +95,13 @@ fn entries(
         pages: region.pages,
         usable: wanted(MemoryKind::from_raw(region.kind)),
     })
+}
+
+/// Where memory ends that Kerf can use: what the CPU can address, and what the direct map has room for. A map that names
+/// more is wrong, or of a machine larger than any.
+fn out_of_reach() -> Entry {
+    let end = control::physical_end().min(space::DIRECT_MAP_BYTES);
+    Entry { start: end, pages: u64::MAX, usable: false }
 }
 
 fn tell_problems(map: &'static [MemoryRegion]) {

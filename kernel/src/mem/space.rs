@@ -10,12 +10,14 @@ use paging::format::Host;
 use paging::{Caching, MapError, PageSize, PageTable, Rights};
 use spin::Mutex;
 
-use super::{MemoryError, Pool, Tables, control, entries};
+use super::{MemoryError, Pool, Tables, control, entries, frames as pool, out_of_reach};
 use crate::platform::Mmio;
 use crate::start;
 
 /// Where the window starts. It ends where no one will ever come.
 const WINDOW: u64 = 0xffff_c000_0000_0000;
+/// Addresses between the direct map's start and the window.
+pub(super) const DIRECT_MAP_BYTES: u64 = WINDOW - DIRECT_MAP;
 
 unsafe extern "C" {
     static __text_start: u8;
@@ -58,7 +60,7 @@ fn build(info: &BootInfo, map: &'static [MemoryRegion]) -> Result<PageTable<Host
         usable: false,
     };
     let largest = control::largest_page();
-    for run in runs(entries(map, is_memory).chain(core::iter::once(image))) {
+    for run in runs(entries(map, is_memory).chain([image, out_of_reach()])) {
         let at = DIRECT_MAP + run.start().raw();
         let (rights, caching) = (Rights::RW, Caching::WriteBack);
         table.map(&mut Tables, at, run.start(), run.bytes(), rights, caching, largest)?;
@@ -101,10 +103,15 @@ impl Space {
         at
     }
 
-    /// Maps the pages that hold `[hpa, hpa + bytes)` into the window; gives the address of the byte at `hpa`.
+    /// Maps the pages that hold `[hpa, hpa + bytes)` into the window; gives the address of the byte at `hpa`. `None` where
+    /// the CPU has no such address, memory of the pool is there, or no frame is left for tables.
     fn map(&mut self, hpa: Hpa, bytes: u64, rights: Rights, caching: Caching) -> Option<Hva> {
         let first = hpa.align_down(PAGE_SIZE);
-        let bytes = hpa.checked_add(bytes)?.align_up(PAGE_SIZE)?.offset_from(first)?;
+        let end = hpa.checked_add(bytes)?.align_up(PAGE_SIZE)?;
+        let bytes = end.offset_from(first)?;
+        if end.raw() > control::physical_end() || pool::manages(first, bytes) {
+            return None;
+        }
         let at = self.take(bytes);
         let page = PageSize::Size4K;
         self.table.map(&mut Tables, at, first, bytes, rights, caching, page).ok()?;
@@ -112,25 +119,29 @@ impl Space {
     }
 }
 
-/// Maps device registers, for good.
+/// Maps device registers, for good; they start at a multiple of four bytes. The firmware's tables may say where they are:
+/// `None` where that cannot be true.
 pub(crate) fn map_mmio(hpa: Hpa, bytes: u64) -> Option<Mmio> {
+    if !hpa.is_aligned(4) {
+        return None;
+    }
     let mut space = SPACE.lock();
     let at = space.as_mut()?.map(hpa, bytes, Rights::RW, Caching::Uncacheable)?;
-    // SAFETY: mapped uncached just now, and never unmapped. The callers, the drivers of the interrupt controllers and
-    // timers, name addresses of registers; no frame of the pool is among those, because the memory map calls them no RAM.
+    // SAFETY: mapped uncached just now, aligned, and never unmapped. The callers, the drivers of the interrupt controllers
+    // and timers, name addresses of registers, and no frame of the pool is there: `Space::map` has looked.
     Some(unsafe { Mmio::new(at, bytes) })
 }
 
 /// The bytes `[hpa, hpa + bytes)`, wherever they are: tables of the firmware's, for good. `None` where that is no
-/// address, or no frame is left to map it.
+/// address, they are in memory of the pool, or no frame is left for tables.
 pub(crate) fn map_read_only(hpa: Hpa, bytes: u64) -> Option<&'static [u8]> {
     if bytes == 0 {
         return Some(&[]);
     }
     let mut space = SPACE.lock();
     let at = space.as_mut()?.map(hpa, bytes, Rights::R, Caching::WriteBack)?;
-    // SAFETY: mapped just now for reading, and never unmapped; memory that the firmware keeps its tables in is not in
-    // the pool, so nothing writes to it. An address that is no memory reads all-ones.
+    // SAFETY: mapped just now for reading, and never unmapped; it is not in the pool, as `Space::map` has looked, so
+    // nothing writes to it. An address that is no memory reads all-ones.
     Some(unsafe { core::slice::from_raw_parts(at.raw() as *const u8, bytes as usize) })
 }
 

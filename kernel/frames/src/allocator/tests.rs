@@ -44,6 +44,26 @@ fn everything_is_in_use_until_it_is_freed() {
 }
 
 #[test]
+fn managed_memory_is_known_whether_free_or_not() {
+    let mut frames = full(&[run(3, 5), run(10, 200)]);
+    frames.alloc().unwrap();
+    for (start, bytes, managed) in [
+        (0x0, 0x3000, false),
+        (0x0, 0x3001, true),
+        (0x2fff, 2, true),
+        (0x3000, 0, false),
+        (0x4fff, 1, true),
+        (0x5000, 0x5000, false),
+        (0x5000, 0x5001, true),
+        (0xc_7fff, 1, true),
+        (0xc_8000, u64::MAX, false),
+        (0, u64::MAX, true),
+    ] {
+        assert_eq!(frames.manages(Hpa::new(start), bytes), managed, "{start:#x} {bytes:#x}");
+    }
+}
+
+#[test]
 fn too_few_words_are_refused() {
     let runs = [run(0, 1000)];
     let needed = FrameAllocator::words_needed(runs.iter().copied());
