@@ -132,7 +132,8 @@ fn read_madt_entry(machine: &mut Machine, entry: &[u8]) -> Option<()> {
     match u8(entry, 0)? {
         0 => {
             let (id, flags) = (u8(entry, 3)?, u32(entry, 4)?);
-            if flags & ENABLED != 0 {
+            // The ID of all CPUs at once is no CPU's (SDM vol. 3, 11.6.2.1).
+            if flags & ENABLED != 0 && id != u8::MAX {
                 machine.cpus.push(id.into());
             }
         }
@@ -149,7 +150,7 @@ fn read_madt_entry(machine: &mut Machine, entry: &[u8]) -> Option<()> {
         }
         9 => {
             let (id, flags) = (u32(entry, 4)?, u32(entry, 8)?);
-            if flags & ENABLED != 0 && !machine.cpus.contains(&id) {
+            if flags & ENABLED != 0 && id != u32::MAX && !machine.cpus.contains(&id) {
                 machine.cpus.push(id);
             }
         }

@@ -48,7 +48,7 @@ pub struct Problem {
 /// What is wrong with a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Trouble {
-    /// It lies where no memory is. It is skipped.
+    /// It lies where no table can be: no memory, or memory that the map calls free. It is skipped.
     Unreachable,
     /// It has another signature than what points at it promises. It is skipped.
     Signature(Signature),
@@ -70,7 +70,7 @@ impl fmt::Display for Problem {
             None => f.write_str(" from the boot volume: ")?,
         }
         match self.trouble {
-            Trouble::Unreachable => f.write_str("no memory is there; skipped"),
+            Trouble::Unreachable => f.write_str("no table can be there; skipped"),
             Trouble::Signature(found) => write!(f, "its signature is {found}; skipped"),
             Trouble::Length(bytes) => {
                 write!(f, "a length of {bytes} bytes makes no sense; skipped")

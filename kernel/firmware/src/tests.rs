@@ -152,6 +152,18 @@ fn an_entry_without_length_ends_the_table() {
 }
 
 #[test]
+fn the_id_of_all_cpus_is_no_cpus() {
+    let mut memory = small_machine();
+    let mut body = madt_body();
+    body.extend([0, 8, 2, 0xff, 1, 0, 0, 0]);
+    body.extend([9, 16, 0, 0, 0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0, 0, 0, 0, 0]);
+    memory.put(0x3000, table(b"APIC", &body));
+    let (machine, problems) = read_all(&memory);
+    assert_eq!(machine.cpus, [0, 0x100]);
+    assert_eq!(problems, []);
+}
+
+#[test]
 fn a_wrong_checksum_is_told_and_the_table_used() {
     let mut bad = table(b"APIC", &madt_body());
     bad[9] ^= 1;
