@@ -7,6 +7,7 @@
 use firmware::Machine;
 use hw::CpuidBus;
 use x86_spec::apic::{Lvt, lapic as reg};
+use x86_spec::cpuid;
 
 use super::counters::Counter;
 use super::lapic::Lapic;
@@ -37,6 +38,9 @@ const MEASURE: u64 = 100;
 const CHECK: u64 = 1000;
 /// Reads of a counter in a row that show the same value before it is taken to stand still.
 const STILL_READS: u32 = 100_000;
+/// Reads after which a measurement is given up: at a microsecond each ten seconds, a thousand times what it should take.
+/// A counter may claim a frequency that it is far from.
+const MOST_READS: u32 = 10_000_000;
 /// A claim may be off by one part in this many.
 const TOLERANCE: u64 = 50;
 /// What is assumed where nothing is known.
@@ -52,7 +56,7 @@ pub(super) fn run(machine: &Machine, lapic: &Lapic) -> Rates {
     let found = Counter::all(machine).find_map(|counter| {
         let window = measure(&counter, lapic, part);
         if window.is_none() {
-            log::warn!("the {} stands still; not used", counter.name);
+            log::warn!("the {} stands still or is far too slow; not used", counter.name);
         }
         window.map(|window| (counter, window))
     });
@@ -97,24 +101,27 @@ impl Window {
     }
 }
 
-/// Counts both clocks for one `part`-th of a second by `counter`; `None` where it stands still.
+/// Counts both clocks for one `part`-th of a second by `counter`; `None` where it stands still or takes forever.
 fn measure(counter: &Counter, lapic: &Lapic, part: u64) -> Option<Window> {
     let wanted = counter.hz / part;
     let first = counter.read();
     lapic.write(reg::TIMER_INITIAL, u32::MAX);
     let (tsc, apic) = (rdtsc(), lapic.read(reg::TIMER_CURRENT));
     let (mut ticks, mut last, mut still) = (0, first, 0);
-    while ticks < wanted {
+    for read in 0.. {
+        if ticks >= wanted {
+            break;
+        }
         let now = counter.read();
         // Reads come often enough for the narrowest counter not to go round between two of them.
         ticks += now.wrapping_sub(last) & counter.mask;
         still = if now == last { still + 1 } else { 0 };
-        if still == STILL_READS {
+        if still == STILL_READS || read == MOST_READS {
             return None;
         }
         last = now;
     }
-    let tsc = rdtsc() - tsc;
+    let tsc = rdtsc().wrapping_sub(tsc);
     let apic = apic.saturating_sub(lapic.read(reg::TIMER_CURRENT)).into();
     lapic.write(reg::TIMER_INITIAL, 0);
     Some(Window { tsc, apic, ticks, hz: counter.hz })
@@ -124,10 +131,13 @@ fn measure(counter: &Counter, lapic: &Lapic, part: u64) -> Option<Window> {
 fn by_tsc(tsc_hz: u64, lapic: &Lapic) -> Rates {
     lapic.write(reg::TIMER_INITIAL, u32::MAX);
     let (start, apic) = (rdtsc(), lapic.read(reg::TIMER_CURRENT));
-    while rdtsc() - start < tsc_hz / CHECK {
+    for _ in 0..MOST_READS {
+        if rdtsc().wrapping_sub(start) >= tsc_hz / CHECK {
+            break;
+        }
         core::hint::spin_loop();
     }
-    let tsc = rdtsc() - start;
+    let tsc = rdtsc().wrapping_sub(start);
     let apic = apic.saturating_sub(lapic.read(reg::TIMER_CURRENT)).into();
     lapic.write(reg::TIMER_INITIAL, 0);
     Window { tsc, apic, ticks: tsc, hz: tsc_hz }.rates_at(tsc_hz)
@@ -136,18 +146,21 @@ fn by_tsc(tsc_hz: u64, lapic: &Lapic) -> Rates {
 /// What CPUID says of the TSC's frequency (SDM vol. 3, 19.7.3): crystal times ratio; where it does not tell the crystal,
 /// the crystal is what makes the ratio give the base frequency.
 fn claimed_hz() -> Option<u64> {
-    let highest = CpuId.cpuid(0, 0).eax;
-    if highest < 0x15 {
+    /// CPUID 16h: frequencies of the processor in MHz.
+    const FREQUENCIES: u32 = 0x16;
+    let highest = CpuId.cpuid(cpuid::VENDOR, 0).eax;
+    if highest < cpuid::TSC {
         return None;
     }
-    let ratio = CpuId.cpuid(0x15, 0);
+    let ratio = CpuId.cpuid(cpuid::TSC, 0);
     let (denominator, numerator) = (u64::from(ratio.eax), u64::from(ratio.ebx));
     if denominator == 0 || numerator == 0 {
         return None;
     }
     if ratio.ecx != 0 {
-        return Some(u64::from(ratio.ecx) * numerator / denominator);
+        return Some(u64::from(ratio.ecx) * numerator / denominator).filter(|&hz| hz != 0);
     }
-    let base_mhz = if highest >= 0x16 { u64::from(CpuId.cpuid(0x16, 0).eax & 0xffff) } else { 0 };
+    let has_leaf = highest >= FREQUENCIES;
+    let base_mhz = if has_leaf { u64::from(CpuId.cpuid(FREQUENCIES, 0).eax & 0xffff) } else { 0 };
     (base_mhz != 0).then_some(base_mhz * 1_000_000)
 }

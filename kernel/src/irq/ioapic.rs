@@ -59,7 +59,9 @@ impl Unit {
             log::warn!("no I/O APIC answers at {}", listed.registers);
             return None;
         }
-        unit.pins = (version >> 16 & 0xff) + 1;
+        // No more than its eight-bit index can name, whatever it says.
+        let pins = (version >> 16 & 0xff) + 1;
+        unit.pins = pins.min((0x100 - u32::from(reg::REDIRECTION)) / 2);
         (0..unit.pins).for_each(|pin| unit.set(pin, RedirectionEntry::reset()));
         Some(unit)
     }

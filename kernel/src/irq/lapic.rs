@@ -3,6 +3,7 @@
 use hw::{CpuidBus, Hpa, MsrBus};
 use spin::Once;
 use x86_spec::apic::{self, ApicBase, DeliveryMode, Icr, Lvt, Svr, lapic as reg};
+use x86_spec::cpuid::{self, Leaf1Ecx};
 use x86_spec::msr;
 
 use crate::mem;
@@ -27,7 +28,8 @@ pub(super) fn end_of_interrupt() {
 }
 
 impl Lapic {
-    /// Turns the calling CPU's on, with every local source masked but LINT1, which is the NMI's.
+    /// Turns the calling CPU's on, with its timer, LINT0 and error interrupts masked. LINT1, which is the NMI's, and the
+    /// thermal and performance interrupts stay as the firmware set them.
     pub(super) fn enable() -> Self {
         let base = Msrs.read(msr::APIC_BASE).unwrap_or(apic::DEFAULT_LAPIC_BASE);
         let flags = ApicBase::from_bits_retain(base);
@@ -110,6 +112,6 @@ impl Lapic {
 
 /// Whether the timer can be told the TSC value to fire at (SDM vol. 3, 11.5.4.1).
 pub(super) fn has_tsc_deadline() -> bool {
-    const TSC_DEADLINE: u32 = 1 << 24;
-    CpuId.cpuid(1, 0).ecx & TSC_DEADLINE != 0
+    let features = CpuId.cpuid(cpuid::FEATURES, 0).ecx;
+    Leaf1Ecx::from_bits_retain(features).contains(Leaf1Ecx::TSC_DEADLINE)
 }

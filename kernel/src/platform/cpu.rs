@@ -4,6 +4,7 @@ use core::arch::x86_64::__cpuid_count;
 use core::arch::{asm, naked_asm};
 
 use hw::{CpuidBus, CpuidResult, Msr, MsrBus, MsrFault};
+use x86_spec::cpuid;
 
 /// CPUID of the calling CPU.
 #[derive(Clone, Copy, Debug)]
@@ -18,7 +19,7 @@ impl CpuidBus for CpuId {
 
 /// The CPU's vendor, as leaf 0 spells it.
 pub(crate) fn vendor() -> [u8; 12] {
-    let leaf = CpuId.cpuid(0, 0);
+    let leaf = CpuId.cpuid(cpuid::VENDOR, 0);
     let mut text = [b'?'; 12];
     for (to, from) in text.chunks_exact_mut(4).zip([leaf.ebx, leaf.edx, leaf.ecx]) {
         to.copy_from_slice(&from.to_le_bytes());

@@ -27,7 +27,7 @@ impl PortBus for Ports {
     }
 
     fn write(&self, port: Port, width: Width, value: u32) {
-        // SAFETY: as for reading; no device that these ports reach before the IOMMU is in force is told to do DMA.
+        // SAFETY: as for reading; none of the devices that the drivers reach by ports is told to do DMA.
         unsafe {
             match width {
                 Width::W1 => asm!("out dx, al", in("dx") port.0, in("al") value as u8,

@@ -6,6 +6,8 @@ use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use x86_spec::msr;
+
 use super::gdt::{self, Gdt, Tss};
 use super::{idt, stack};
 
@@ -101,12 +103,12 @@ unsafe fn install(cpu: *mut PerCpu, exception_stacks: [u64; 3]) {
     }
     idt::load();
     let base = cpu as u64;
-    // SAFETY: IA32_GS_BASE (MSR 0xc000_0101) exists in every 64-bit CPU and takes any canonical address. Loading the
+    // SAFETY: IA32_GS_BASE exists in every 64-bit CPU and takes any canonical address. Loading the
     // segment registers above has zeroed it, so this comes after.
     unsafe {
         asm!(
             "wrmsr",
-            in("ecx") 0xc000_0101u32,
+            in("ecx") msr::GS_BASE.0,
             in("eax") base as u32,
             in("edx") (base >> 32) as u32,
             options(nostack, preserves_flags),
