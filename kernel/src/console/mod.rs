@@ -5,12 +5,14 @@ mod ring;
 mod uart;
 
 use core::fmt::{self, Write};
+use core::sync::atomic::{AtomicU32, Ordering};
 
 use hw::{Port, PortBus, Width};
 use log::{Level, LevelFilter, Log, Metadata, Record};
 use spin::Mutex;
 
-use crate::platform::Ports;
+use crate::platform::{self, Ports};
+use crate::{power, start};
 use ring::Ring;
 use uart::Uart;
 
@@ -94,14 +96,24 @@ pub(crate) fn drain() {
     }
 }
 
-/// For the last words of a CPU that may hold the lock itself: takes it away from whoever has it.
+/// For the last words of a CPU that may hold the lock itself: takes it away from whoever has it. If the last words are
+/// what fails, there are no others: the second time it stops, and the third time it only halts.
 pub(crate) fn emergency() {
-    crate::platform::interrupts_off();
+    /// How often it came to this.
+    static FAILURES: AtomicU32 = AtomicU32::new(0);
+    platform::interrupts_off();
+    let failures = FAILURES.fetch_add(1, Ordering::Relaxed);
+    if failures > 1 {
+        platform::halt_forever();
+    }
     if CONSOLE.is_locked() {
-        crate::start::break_lock(&CONSOLE);
+        start::break_lock(&CONSOLE);
     }
     if HISTORY.is_locked() {
-        crate::start::break_lock(&HISTORY);
+        start::break_lock(&HISTORY);
+    }
+    if failures == 1 {
+        power::stop(power::Verdict::Panic);
     }
 }
 

@@ -35,6 +35,6 @@ extern "sysv64" fn enter(info: *const BootInfo, entry_tsc: u64) -> ! {
     // SAFETY: the hand-off contract says that RDI is the address of a record in the direct map, which stays mapped and
     // unwritten for as long as the kernel runs: the record lies in memory that is only given back once it was copied.
     // A null or misaligned pointer, from a loader that is none of ours, is caught.
-    let info = unsafe { info.is_aligned().then(|| info.as_ref()).flatten() };
+    let info = if info.is_aligned() { unsafe { info.as_ref() } } else { None };
     crate::main(info, entry_tsc)
 }
