@@ -26,7 +26,7 @@ pub(crate) struct Placed {
 /// Copies all segments into one block of memory that is laid out as they are linked.
 pub(crate) fn place(kernel: &Kernel<'static>) -> Result<Placed, Error> {
     let range = kernel.pages();
-    if range.start < KERNEL_BASE {
+    if range.start != KERNEL_BASE {
         return Err(Error::KernelAddress(range.start));
     }
     let too_large = || Error::Memory(KERNEL.into(), usize::MAX);
