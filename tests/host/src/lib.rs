@@ -1,6 +1,8 @@
 //! What the tests across crates stand on: guest memory in a vector, a host that only counts, and Linux kernels of a few
 //! bytes. The tests are in `tests/`; each walks one path of the architecture from end to end.
 
+#![forbid(unsafe_code)]
+
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 

@@ -1,3 +1,5 @@
+//! The Linux loader on a vector of memory: where things land, and what is refused.
+
 use core::cell::RefCell;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The guest's CPUID, made from described hosts.
+
 use std::collections::HashMap;
 
 use hw::{CpuidBus, CpuidResult};

@@ -1,3 +1,5 @@
+//! The local APIC, register by register and interrupt by interrupt.
+
 use hw::{Msr, Width};
 use proptest::prelude::*;
 use x86_spec::{

@@ -1,3 +1,5 @@
+//! The UART as a driver sees it.
+
 use hw::Width;
 use proptest::prelude::*;
 
