@@ -92,6 +92,13 @@ impl GuestRam {
         bytes: usize,
         mut piece: impl FnMut(*mut u8, usize, usize),
     ) -> Result<(), NoMemory> {
+        // Nearly always it is one stretch: an entry of a page table, the bytes of an instruction.
+        if let Some((chunk, offset)) = self.locate(gpa)
+            && bytes as u64 <= PAGE_SIZE_2M - offset
+        {
+            piece(direct::address(chunk).wrapping_add(offset).raw() as *mut u8, 0, bytes);
+            return Ok(());
+        }
         // Twice over: the first pass only looks.
         for touch in [false, true] {
             let mut done = 0;
