@@ -146,7 +146,8 @@ impl Machine {
         }
         let now = self.guest_tsc(host);
         self.look_after_devices(now, host);
-        if self.lapic.pending_vector().is_some() {
+        // What the virtual CPU itself has to deliver ends the halt as well.
+        if self.lapic.pending_vector().is_some() || !vcpu.can_take_interrupt() {
             return Outcome::Resume;
         }
         self.halted = true;

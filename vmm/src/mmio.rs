@@ -97,17 +97,7 @@ impl Machine {
                 register.write(vcpu, old);
                 (new, flags)
             }
-            Operation::CompareExchange(register) => {
-                let accumulator = Register { gpr: Gpr::Rax, width, high: false };
-                let expected = accumulator.read(vcpu);
-                let (_, flags) = alu::binary(Binary::Cmp, expected, old, width, rflags);
-                if expected == old {
-                    (register.read(vcpu), flags)
-                } else {
-                    accumulator.write(vcpu, old);
-                    (old, flags)
-                }
-            }
+            Operation::CompareExchange(new) => compare_exchange(new, old, width, rflags, vcpu),
             Operation::Store(_)
             | Operation::MoveString
             | Operation::StoreString
@@ -236,6 +226,24 @@ impl StringAccess {
         let next = index.read(vcpu).wrapping_add(step);
         index.write(vcpu, next);
     }
+}
+
+/// CMPXCHG with `old` in memory: what is stored, and the flags.
+fn compare_exchange<V: Vcpu>(
+    new: Register,
+    old: u64,
+    width: Width,
+    rflags: u64,
+    vcpu: &mut V,
+) -> (u64, u64) {
+    let accumulator = Register { gpr: Gpr::Rax, width, high: false };
+    let expected = accumulator.read(vcpu);
+    let (_, flags) = alu::binary(Binary::Cmp, expected, old, width, rflags);
+    if expected == old {
+        return (new.read(vcpu), flags);
+    }
+    accumulator.write(vcpu, old);
+    (old, flags)
 }
 
 fn value_of<V: Vcpu>(source: Source, vcpu: &V) -> u64 {

@@ -23,7 +23,7 @@ pub enum Plain {
     Hypercall,
     /// `0F 01 D1`.
     Xsetbv,
-    /// INVD, WBINVD, MONITOR or MWAIT.
+    /// INVD or WBINVD.
     Idle,
 }
 
@@ -78,7 +78,6 @@ pub fn length(bytes: &[u8], mode: Mode, expected: Plain) -> Result<u8, DecodeErr
             0x01 => match cursor.byte()? {
                 0xc1 | 0xd9 => Plain::Hypercall,
                 0xd1 => Plain::Xsetbv,
-                0xc8 | 0xc9 => Plain::Idle,
                 _ => return Err(DecodeError::Mismatch),
             },
             _ => return Err(DecodeError::Mismatch),

@@ -374,8 +374,6 @@ const EXITING: &[(&[u8], Plain, Mnemonic)] = &[
     (&[0x0f, 0x01, 0xd1], Plain::Xsetbv, Mnemonic::Xsetbv),
     (&[0x0f, 0x08], Plain::Idle, Mnemonic::Invd),
     (&[0x0f, 0x09], Plain::Idle, Mnemonic::Wbinvd),
-    (&[0x0f, 0x01, 0xc8], Plain::Idle, Mnemonic::Monitor),
-    (&[0x0f, 0x01, 0xc9], Plain::Idle, Mnemonic::Mwait),
 ];
 
 /// Forms that the reference gives another name because of a prefix, though a CPU without that extension runs the plain

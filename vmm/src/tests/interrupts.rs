@@ -266,6 +266,16 @@ fn a_single_step_over_halt_does_not_wait() {
 }
 
 #[test]
+fn a_halt_does_not_wait_while_the_virtual_cpu_has_an_event_to_deliver() {
+    let mut bench = Bench::new();
+    bench.code(&[0xf4]);
+    bench.vcpu.pending = Some(Event::Interrupt(0x41));
+    let outcome = bench.machine.handle(Exit::Halt, &mut bench.vcpu, &bench.memory, &mut bench.host);
+    assert_eq!(outcome, Outcome::Resume);
+    assert!(!bench.machine.is_halted());
+}
+
+#[test]
 fn an_entry_with_nothing_due_does_not_look_at_the_devices() {
     let mut bench = Bench::new();
     idle(&mut bench);
