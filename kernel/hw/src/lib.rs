@@ -12,7 +12,7 @@ mod bus;
 mod clock;
 mod table;
 
-pub use addr::{Gla, Gpa, Hpa, HpaRange, Hva, PAGE_SHIFT, PAGE_SIZE, PAGE_SIZE_1G, PAGE_SIZE_2M};
+pub use addr::{Gla, Gpa, Hpa, Hva, PAGE_SHIFT, PAGE_SIZE, PAGE_SIZE_1G, PAGE_SIZE_2M};
 pub use bus::{CpuidBus, CpuidResult, Msr, MsrBus, MsrFault, Port, PortBus, Width};
 pub use clock::{Clock, Deadline, Timeout, wait_until};
 pub use table::{OutOfFrames, TableMemory};
