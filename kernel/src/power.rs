@@ -7,7 +7,7 @@ use hw::{Port, PortBus, Width};
 use crate::platform::{self, Ports};
 use crate::{acpi, console};
 
-/// QEMU's isa-debug-exit, or the Bochs bed's own exit port: a byte written there ends the emulator with that status.
+/// QEMU's isa-debug-exit: a byte `v` written there ends the emulator with status `2 * v + 1`. Elsewhere nothing answers.
 const EXIT_PORT: Port = Port(0xf4);
 
 /// Why Kerf stops.
@@ -49,8 +49,8 @@ impl fmt::Display for Verdict {
     }
 }
 
-/// Lets the console drain, tells the emulator the verdict, powers the machine off where there is no emulator to hear it,
-/// and halts in any case.
+/// Lets the console drain and tells the emulator the verdict. Where there is none to hear it, powers the machine off after a
+/// clean end, and halts after any other, so that the machine can be looked at.
 pub(crate) fn stop(verdict: Verdict) -> ! {
     platform::interrupts_off();
     console::drain();

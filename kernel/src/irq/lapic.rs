@@ -1,6 +1,6 @@
 //! The local APIC, in whichever mode the firmware left it (SDM vol. 3, chapter 11).
 
-use hw::{CpuidBus, Hpa, MsrBus};
+use hw::{Clock, CpuidBus, Deadline, Hpa, MsrBus, wait_until};
 use spin::Once;
 use x86_spec::apic::{self, ApicBase, DeliveryMode, Icr, Lvt, Svr, lapic as reg};
 use x86_spec::cpuid::{self, Leaf1Ecx};
@@ -71,8 +71,9 @@ impl Lapic {
 
     /// Sends INIT to another CPU: it stops whatever it does and waits to be started. False where its ID is out of reach or
     /// the command does not go out (SDM vol. 3, 11.6.1).
-    pub(super) fn send_init(self, id: u32) -> bool {
-        const SEND_POLLS: u32 = 100_000;
+    pub(super) fn send_init(self, id: u32, clock: &impl Clock) -> bool {
+        /// A message between APICs takes some microseconds.
+        const SEND_NS: u64 = 1_000_000;
         match self {
             Self::X2apic => {
                 let command = Icr::x2apic(id, DeliveryMode::Init, 0);
@@ -84,7 +85,9 @@ impl Lapic {
                 self.write(reg::ICR_HIGH, (command >> 32) as u32);
                 self.write(reg::ICR_LOW, command as u32);
                 let busy = Icr::DELIVERY_STATUS as u32;
-                (0..SEND_POLLS).any(|_| self.read(reg::ICR_LOW) & busy == 0)
+                let deadline = Deadline::after_ns(clock, SEND_NS);
+                let sent = || (self.read(reg::ICR_LOW) & busy == 0).then_some(());
+                wait_until(clock, deadline, sent).is_ok()
             }
         }
     }

@@ -14,6 +14,7 @@ use core::sync::atomic::{AtomicU64, Ordering};
 
 use firmware::Machine;
 
+use crate::platform::Tsc;
 use crate::{console, start};
 use ioapic::IoApics;
 use lapic::Lapic;
@@ -59,9 +60,9 @@ pub(crate) fn init(machine: &Machine) -> Timer {
     pic::mask_all();
     let lapic = Lapic::enable();
     start::current().set_apic_id(lapic.id());
-    park_others(machine, lapic);
     let rates = calibrate::run(machine, &lapic);
     log::info!("TSC {} kHz, local APIC timer {} kHz", rates.tsc_hz / 1000, rates.apic_hz / 1000);
+    park_others(machine, lapic, Tsc { hz: rates.tsc_hz });
     let mut io_apics = IoApics::init(machine);
     if console::has_uart() {
         let line = machine.isa(COM1_IRQ);
@@ -75,10 +76,10 @@ pub(crate) fn init(machine: &Machine) -> Timer {
 }
 
 /// Takes the other CPUs out of the firmware's hands. Left alone they loop in its code, some of them without a rest.
-fn park_others(machine: &Machine, lapic: Lapic) {
+fn park_others(machine: &Machine, lapic: Lapic, clock: Tsc) {
     let others = machine.cpus.iter().filter(|&&id| id != lapic.id());
     for &id in others {
-        if !lapic.send_init(id) {
+        if !lapic.send_init(id, &clock) {
             log::warn!("the CPU with APIC ID {id:#x} could not be parked");
         }
     }
