@@ -97,7 +97,7 @@ pub(crate) fn drain() {
 }
 
 /// For the last words of a CPU that may hold the lock itself: takes it away from whoever has it. If the last words are
-/// what fails, there are no others: the second time it stops, and the third time it only halts.
+/// what fails, there are few others: the second time it says so and stops, and the third time it only halts.
 pub(crate) fn emergency() {
     /// How often it came to this.
     static FAILURES: AtomicU32 = AtomicU32::new(0);
@@ -113,6 +113,7 @@ pub(crate) fn emergency() {
         start::break_lock(&HISTORY);
     }
     if failures == 1 {
+        say(format_args!("PANIC"));
         power::stop(power::Verdict::Panic);
     }
 }
