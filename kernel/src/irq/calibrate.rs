@@ -41,6 +41,8 @@ const STILL_READS: u32 = 100_000;
 /// Reads after which a measurement is given up: at a microsecond each ten seconds, a thousand times what it should take.
 /// A counter may claim a frequency that it is far from.
 const MOST_READS: u32 = 10_000_000;
+/// Further tries at reading all clocks at once.
+const MOMENT_TRIES: u32 = 7;
 /// A claim may be off by one part in this many.
 const TOLERANCE: u64 = 50;
 /// What is assumed where nothing is known.
@@ -103,28 +105,71 @@ impl Window {
 
 /// Counts both clocks for one `part`-th of a second by `counter`; `None` where it stands still or takes forever.
 fn measure(counter: &Counter, lapic: &Lapic, part: u64) -> Option<Window> {
-    let wanted = counter.hz / part;
-    let first = counter.read();
+    let mut clocks = Clocks { counter, lapic, last: counter.read(), ticks: 0 };
     lapic.write(reg::TIMER_INITIAL, u32::MAX);
-    let (tsc, apic) = (rdtsc(), lapic.read(reg::TIMER_CURRENT));
-    let (mut ticks, mut last, mut still) = (0, first, 0);
+    let start = clocks.moment();
+    let wanted = start.ticks + counter.hz / part;
+    let mut still = 0;
     for read in 0.. {
-        if ticks >= wanted {
+        let before = clocks.last;
+        if clocks.ticks() >= wanted {
             break;
         }
-        let now = counter.read();
-        // Reads come often enough for the narrowest counter not to go round between two of them.
-        ticks += now.wrapping_sub(last) & counter.mask;
-        still = if now == last { still + 1 } else { 0 };
+        still = if clocks.last == before { still + 1 } else { 0 };
         if still == STILL_READS || read == MOST_READS {
             return None;
         }
-        last = now;
     }
-    let tsc = rdtsc().wrapping_sub(tsc);
-    let apic = apic.saturating_sub(lapic.read(reg::TIMER_CURRENT)).into();
+    let end = clocks.moment();
     lapic.write(reg::TIMER_INITIAL, 0);
-    Some(Window { tsc, apic, ticks, hz: counter.hz })
+    Some(Window {
+        tsc: end.tsc.wrapping_sub(start.tsc),
+        apic: start.apic.saturating_sub(end.apic).into(),
+        ticks: end.ticks - start.ticks,
+        hz: counter.hz,
+    })
+}
+
+/// The clocks while they are compared.
+struct Clocks<'a> {
+    counter: &'a Counter,
+    lapic: &'a Lapic,
+    /// What the counter last showed, and its ticks until then.
+    last: u64,
+    ticks: u64,
+}
+
+/// What all clocks show at one moment.
+#[derive(Clone, Copy)]
+struct Moment {
+    tsc: u64,
+    ticks: u64,
+    /// It counts down.
+    apic: u32,
+}
+
+impl Clocks<'_> {
+    /// The counter's ticks until now. Asked often enough for the narrowest counter not to go round in between.
+    fn ticks(&mut self) -> u64 {
+        let now = self.counter.read();
+        self.ticks += now.wrapping_sub(self.last) & self.counter.mask;
+        self.last = now;
+        self.ticks
+    }
+
+    /// Reads all clocks as nearly at once as a few tries find it: what holds the CPU up between two reads (firmware, or a
+    /// host below) would be time for one clock and none for the other.
+    fn moment(&mut self) -> Moment {
+        let mut read = || {
+            let tsc = rdtsc();
+            let moment =
+                Moment { tsc, ticks: self.ticks(), apic: self.lapic.read(reg::TIMER_CURRENT) };
+            (rdtsc().wrapping_sub(tsc), moment)
+        };
+        let first = read();
+        let later = (0..MOMENT_TRIES).map(|_| read());
+        later.fold(first, |best, next| if next.0 < best.0 { next } else { best }).1
+    }
 }
 
 /// Counts the local timer by a TSC of known frequency.
