@@ -24,33 +24,52 @@ impl ExitFields {
     }
 }
 
-/// What is to be done.
+/// What the backend itself has to do about an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Meaning {
-    /// Tell the caller.
-    Exit(Exit),
+pub(super) enum Own {
     /// Give the guest its exception: it was intercepted only so that an endless chain of them cannot hold the CPU.
     Reflect { vector: u8, error_code: Option<u32> },
     /// Raise #GP(0) in the guest.
     GeneralProtection,
     /// Call the host's machine-check handler.
     MachineCheck,
+    /// Find out whose window the virtual interrupt is.
+    Window,
     /// The CPU refused the VMCB.
     Refused,
 }
 
+/// What the backend has to do about an exit; `None` where it is for the layers above, as [`decode`] says. These are apart
+/// so that the frequent exits go straight into their caller's place.
+#[inline]
+pub(super) const fn own(code: u64) -> Option<Own> {
+    const MACHINE_CHECK: u64 = exit_code::EXCEPTION + vector::MC as u64;
+    const DEBUG: u64 = exit_code::EXCEPTION + vector::DB as u64;
+    const ALIGNMENT: u64 = exit_code::EXCEPTION + vector::AC as u64;
+    Some(match code {
+        // No counter is offered.
+        exit_code::RDPMC => Own::GeneralProtection,
+        exit_code::VINTR => Own::Window,
+        MACHINE_CHECK => Own::MachineCheck,
+        DEBUG => Own::Reflect { vector: vector::DB, error_code: None },
+        ALIGNMENT => Own::Reflect { vector: vector::AC, error_code: Some(0) },
+        // Some CPUs write the low half only.
+        _ if code as u32 == exit_code::INVALID as u32 => Own::Refused,
+        _ => return None,
+    })
+}
+
 /// The meaning of an exit.
 #[inline]
-pub(super) fn decode(fields: &ExitFields) -> Meaning {
-    let exit = match fields.code {
+pub(super) fn decode(fields: &ExitFields) -> Exit {
+    match fields.code {
         exit_code::CPUID => Exit::Cpuid,
         exit_code::VMMCALL => Exit::Hypercall,
         exit_code::HLT => Exit::Halt,
         exit_code::MSR => msr(fields),
-        exit_code::IOIO => return port_io(fields),
+        exit_code::IOIO => port_io(fields),
         exit_code::NPF => Exit::SecondStage(second_stage(fields)),
         exit_code::INTR => Exit::ExternalInterrupt,
-        exit_code::VINTR => Exit::InterruptWindow,
         exit_code::NMI => Exit::Nmi,
         exit_code::INIT => Exit::InitSignal,
         exit_code::SHUTDOWN => Exit::Shutdown,
@@ -69,22 +88,8 @@ pub(super) fn decode(fields: &ExitFields) -> Meaning {
         | exit_code::CLGI
         | exit_code::SKINIT
         | exit_code::RDPRU => Exit::InvalidOpcode,
-        // No counter is offered.
-        exit_code::RDPMC => return Meaning::GeneralProtection,
-        code if code == exit_code::EXCEPTION + u64::from(vector::MC) => {
-            return Meaning::MachineCheck;
-        }
-        code if code == exit_code::EXCEPTION + u64::from(vector::DB) => {
-            return Meaning::Reflect { vector: vector::DB, error_code: None };
-        }
-        code if code == exit_code::EXCEPTION + u64::from(vector::AC) => {
-            return Meaning::Reflect { vector: vector::AC, error_code: Some(0) };
-        }
-        // Some CPUs write the low half only.
-        code if code as u32 == exit_code::INVALID as u32 => return Meaning::Refused,
         code => Exit::Unhandled { code, detail: fields.info1 },
-    };
-    Meaning::Exit(exit)
+    }
 }
 
 fn msr(fields: &ExitFields) -> Exit {
@@ -95,18 +100,18 @@ fn msr(fields: &ExitFields) -> Exit {
     }
 }
 
-fn port_io(fields: &ExitFields) -> Meaning {
+fn port_io(fields: &ExitFields) -> Exit {
     let info = fields.info1;
     let Some(width) = Width::try_new((info >> ioio::SIZE_SHIFT) & 7) else {
-        return Meaning::Exit(Exit::Unhandled { code: fields.code, detail: info });
+        return Exit::Unhandled { code: fields.code, detail: info };
     };
-    Meaning::Exit(Exit::PortIo(PortIo {
+    Exit::PortIo(PortIo {
         port: Port((info >> ioio::PORT_SHIFT) as u16),
         width,
         write: info & ioio::IN == 0,
         string: info & ioio::STRING != 0,
         rep: info & ioio::REP != 0,
-    }))
+    })
 }
 
 fn second_stage(fields: &ExitFields) -> SecondStageFault {
@@ -143,7 +148,8 @@ pub(super) fn instruction_len(code: u64, rip: u64, info2: u64, next_rip: u64) ->
 mod tests {
     use super::*;
 
-    fn exit(code: u64, info1: u64, info2: u64) -> Meaning {
+    fn exit(code: u64, info1: u64, info2: u64) -> Exit {
+        assert_eq!(own(code), None);
         decode(&ExitFields { code, info1, info2, ..ExitFields::default() })
     }
 
@@ -152,11 +158,11 @@ mod tests {
         // `in al, 0x71` and `rep outsw` to 0x3f8, as QEMU records them: port, then address size, size, type.
         let read =
             PortIo { port: Port(0x71), width: Width::W1, write: false, string: false, rep: false };
-        assert_eq!(exit(0x7b, 0x0071_0211, 0), Meaning::Exit(Exit::PortIo(read)));
+        assert_eq!(exit(0x7b, 0x0071_0211, 0), Exit::PortIo(read));
         let write =
             PortIo { port: Port(0x3f8), width: Width::W2, write: true, string: true, rep: true };
-        assert_eq!(exit(0x7b, 0x03f8_022c, 0), Meaning::Exit(Exit::PortIo(write)));
-        let none = Meaning::Exit(Exit::Unhandled { code: 0x7b, detail: 0x0071_0001 });
+        assert_eq!(exit(0x7b, 0x03f8_022c, 0), Exit::PortIo(write));
+        let none = Exit::Unhandled { code: 0x7b, detail: 0x0071_0001 };
         assert_eq!(exit(0x7b, 0x0071_0001, 0), none);
     }
 
@@ -173,7 +179,7 @@ mod tests {
             let fault =
                 SecondStageFault { gpa: Gpa::new(0xfee0_00b0), gla: None, access, during_walk };
             let got = exit(0x400, info1, 0xfee0_00b0);
-            assert_eq!(got, Meaning::Exit(Exit::SecondStage(fault)), "{info1:#x}");
+            assert_eq!(got, Exit::SecondStage(fault), "{info1:#x}");
         }
     }
 
@@ -188,9 +194,9 @@ mod tests {
             ..ExitFields::default()
         };
         let write = Exit::MsrWrite { msr: Msr(0xc000_0080), value: 0x1_1234_5678 };
-        assert_eq!(decode(&fields), Meaning::Exit(write));
+        assert_eq!(decode(&fields), write);
         let read = ExitFields { info1: 0, ..fields };
-        assert_eq!(decode(&read), Meaning::Exit(Exit::MsrRead(Msr(0xc000_0080))));
+        assert_eq!(decode(&read), Exit::MsrRead(Msr(0xc000_0080)));
     }
 
     #[test]
@@ -199,7 +205,6 @@ mod tests {
             (0x60, Exit::ExternalInterrupt),
             (0x61, Exit::Nmi),
             (0x63, Exit::InitSignal),
-            (0x64, Exit::InterruptWindow),
             (0x72, Exit::Cpuid),
             (0x76, Exit::Ignore),
             (0x78, Exit::Halt),
@@ -212,16 +217,21 @@ mod tests {
             (0x8b, Exit::InvalidOpcode),
             (0x8d, Exit::Xsetbv { index: 0, value: 0 }),
         ] {
-            assert_eq!(exit(code, 0, 0), Meaning::Exit(want), "{code:#x}");
+            assert_eq!(exit(code, 0, 0), want, "{code:#x}");
         }
-        assert_eq!(exit(0x6f, 0, 0), Meaning::GeneralProtection);
-        assert_eq!(exit(0x41, 0, 0), Meaning::Reflect { vector: 1, error_code: None });
-        assert_eq!(exit(0x51, 0, 0), Meaning::Reflect { vector: 17, error_code: Some(0) });
-        assert_eq!(exit(0x52, 0, 0), Meaning::MachineCheck);
-        assert_eq!(exit(u64::MAX, 0, 0), Meaning::Refused);
-        assert_eq!(exit(0xffff_ffff, 0, 0), Meaning::Refused);
+        for (code, want) in [
+            (0x6f, Own::GeneralProtection),
+            (0x41, Own::Reflect { vector: 1, error_code: None }),
+            (0x51, Own::Reflect { vector: 17, error_code: Some(0) }),
+            (0x52, Own::MachineCheck),
+            (0x64, Own::Window),
+            (u64::MAX, Own::Refused),
+            (0xffff_ffff, Own::Refused),
+        ] {
+            assert_eq!(own(code), Some(want), "{code:#x}");
+        }
         let unknown = Exit::Unhandled { code: 0x401, detail: 5 };
-        assert_eq!(exit(0x401, 5, 0), Meaning::Exit(unknown));
+        assert_eq!(exit(0x401, 5, 0), unknown);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use x86_spec::svm::{
 
 use super::entry::{self, GuestRegisters};
 use super::events::Waiting;
-use super::exit::{self, ExitFields, Meaning};
+use super::exit::{self, ExitFields, Own};
 use super::features::Features;
 use super::insn::{self, Owned};
 use super::{Svm, checks, state};
@@ -130,31 +130,35 @@ impl SvmVcpu {
         if EventWord(control.exit_int_info).is_valid() {
             control.event_injection = redelivery(EventWord(control.exit_int_info)).0;
         }
-        let fields = ExitFields {
+        if let Some(own) = exit::own(control.exit_code) {
+            return self.handle(own);
+        }
+        exit::decode(&ExitFields {
             code: control.exit_code,
             info1: control.exit_info1,
             info2: control.exit_info2,
             rax: vmcb.save.rax,
             rcx: self.registers.gprs[Gpr::Rcx as usize],
             rdx: self.registers.gprs[Gpr::Rdx as usize],
-        };
-        match exit::decode(&fields) {
-            Meaning::Exit(Exit::InterruptWindow) if !self.is_callers_window() => Exit::Handled,
-            Meaning::Exit(exit) => exit,
-            Meaning::Reflect { vector, error_code } => {
+        })
+    }
+
+    /// What the backend itself does about an exit.
+    #[cold]
+    fn handle(&mut self, own: Own) -> Exit {
+        match own {
+            Own::Reflect { vector, error_code } => {
                 self.inject(Event::Exception { vector, error_code });
-                Exit::Handled
             }
-            Meaning::GeneralProtection => {
+            Own::GeneralProtection => {
                 self.inject(Event::Exception { vector: vector::GP, error_code: Some(0) });
-                Exit::Handled
             }
-            Meaning::MachineCheck => {
-                insn::machine_check();
-                Exit::Handled
-            }
-            Meaning::Refused => Exit::EntryFailed(self.refusal()),
+            Own::MachineCheck => insn::machine_check(),
+            Own::Window if self.is_callers_window() => return Exit::InterruptWindow,
+            Own::Window => {}
+            Own::Refused => return Exit::EntryFailed(self.refusal()),
         }
+        Exit::Handled
     }
 
     #[cold]
