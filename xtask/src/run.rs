@@ -63,7 +63,7 @@ fn report(options: &Run, outcome: &Outcome) -> Result<(), String> {
     if !outcome.console.ends_with(b"\n") {
         eprintln!();
     }
-    if let Some(entries) = outcome.entries {
+    if let Some(entries) = outcome.entries.filter(|_| options.count_entries) {
         eprintln!("VM entries counted by {}: {entries}", options.on.name());
     }
     let seconds = outcome.elapsed.as_secs_f64();

@@ -8,7 +8,7 @@ use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::bed::session::{DebugPort, LogRules, Session, Streams};
+use crate::bed::session::{self, DebugPort, LogRules, Session, Streams};
 use crate::bed::{Bed, Machine};
 use crate::cache::{Cache, Scratch};
 use crate::explain::{Explain as _, advise};
@@ -90,9 +90,10 @@ impl Bed for Bochs {
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = process::spawn(&mut command)?;
         let rules = LogRules {
-            entry: machine.count_entries.then_some("VMEXIT reason = "),
+            // The error log has the exits for EPT violations at no cost; the debug log has all of them.
+            entry: Some(if machine.count_entries { "VMEXIT reason = " } else { "VMEXIT: EPT " }),
             hung: Some("no resolution"),
-            noise: &["d[CPU", "RDMSR: Read", "EPT violation for guest"],
+            noise: &["d[CPU", "RDMSR: Read", "VMEXIT: EPT "],
         };
         let console = match accept(&listener, &mut child) {
             Ok(console) => console,
@@ -103,13 +104,15 @@ impl Bed for Bochs {
                 return Err(format!("{error}\n{}", String::from_utf8_lossy(&output)));
             }
         };
+        let log = child.stderr.take().explain(|| "Bochs has no log")?;
+        session::widen(&log);
         let streams = Streams {
             input: Box::new(console.try_clone().explain(|| "the console of Bochs")?),
             console: Box::new(console),
             debug: DebugPort::Stream(Box::new(
                 child.stdout.take().explain(|| "Bochs has no output")?,
             )),
-            log: Box::new(child.stderr.take().explain(|| "Bochs has no log")?),
+            log: Box::new(log),
         };
         Ok(Session::new(child, streams, rules, scratch))
     }
@@ -147,11 +150,7 @@ fn accept(listener: &TcpListener, child: &mut Child) -> Result<TcpStream, String
 impl Bochs {
     /// The settings file. The log goes to the error output, the debug port to the output.
     fn settings(&self, image: &Path, machine: &Machine, port: u16) -> String {
-        let debug = if machine.count_entries {
-            "debug: action=ignore, cpu0=report\n"
-        } else {
-            "debug: action=ignore\n"
-        };
+        let debug = if machine.count_entries { "report" } else { "ignore" };
         format!(
             r#"config_interface: textconfig
 display_library: rfb, options="timeout=0"
@@ -170,7 +169,8 @@ log: /dev/stderr
 panic: action=fatal, cpu0=report
 error: action=report
 info: action=report
-{debug}"#,
+debug: action=ignore, cpu0={debug}
+"#,
             cpus = machine.cpus,
             memory = machine.memory_mib,
             firmware = self.firmware.display(),

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
-use crate::bed::session::{DebugPort, LogRules, Session, Streams};
+use crate::bed::session::{self, DebugPort, LogRules, Session, Streams};
 use crate::bed::{Bed, Machine};
 use crate::cache::{Cache, Scratch};
 use crate::explain::{Explain as _, advise};
@@ -83,11 +83,13 @@ impl Bed for Qemu {
             .arg(format!("if=none,id=boot,format=raw,readonly=on,file={}", escape(image)));
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = process::spawn(&mut command)?;
+        let log = child.stderr.take().explain(|| "QEMU has no log")?;
+        session::widen(&log);
         let streams = Streams {
             input: Box::new(child.stdin.take().explain(|| "QEMU has no input")?),
             console: Box::new(child.stdout.take().explain(|| "QEMU has no output")?),
             debug: DebugPort::File(scratch.path().join(DEBUG)),
-            log: Box::new(child.stderr.take().explain(|| "QEMU has no log")?),
+            log: Box::new(log),
         };
         let rules = LogRules {
             entry: machine.count_entries.then_some("vmrun! "),

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{BufRead as _, BufReader, Read, Write};
+use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::{Child, ExitStatus};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,15 @@ use crate::process;
 
 /// Lines of the log that are kept for messages.
 const TAIL: usize = 12;
+
+/// Bytes of a log that may wait to be read; the most that an unprivileged process may ask for.
+const PIPE: usize = 1 << 20;
+
+/// Makes room for a log that is read in batches.
+pub(crate) fn widen(pipe: impl AsFd) {
+    // A smaller pipe only makes the emulator wait more often.
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE);
+}
 
 /// Something the machine did.
 #[derive(Debug)]
@@ -64,6 +74,21 @@ pub(crate) struct Session {
     counts_entries: bool,
     debug_file: Option<PathBuf>,
     _scratch: Scratch,
+}
+
+/// A stream that is read with a pause before each read.
+struct Batched {
+    stream: Box<dyn Read + Send>,
+    pause: Option<Duration>,
+}
+
+impl Read for Batched {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        if let Some(pause) = self.pause {
+            thread::sleep(pause);
+        }
+        self.stream.read(buffer)
+    }
 }
 
 #[derive(Default)]
@@ -120,7 +145,7 @@ impl Session {
         self.child.try_wait().ok().flatten()
     }
 
-    /// VM entries that the emulator reported, where it was asked to.
+    /// VM entries that the emulator reported.
     pub(crate) fn entries(&self) -> Option<u64> {
         self.counts_entries.then(|| self.log.entries.load(Ordering::Relaxed))
     }
@@ -170,8 +195,12 @@ fn forward(mut stream: Box<dyn Read + Send>, sender: Sender<Event>, event: fn(Ve
 
 impl Log {
     /// Reads the log to its end, keeping no more than its tail.
+    ///
+    /// Where entries are counted it may be a hundred thousand lines a second, each written by a system call of its own:
+    /// then it is read in batches, so that not each of them wakes this thread.
     fn watch(&self, stream: Box<dyn Read + Send>, rules: LogRules, sender: &Sender<Event>) {
-        let mut stream = BufReader::with_capacity(1 << 16, stream);
+        let pause = rules.entry.map(|_| Duration::from_millis(5));
+        let mut stream = BufReader::with_capacity(PIPE, Batched { stream, pause });
         let mut line = Vec::new();
         let find = |part: &'static str| Finder::new(part.as_bytes());
         let (entry, hung) = (rules.entry.map(find), rules.hung.map(find));

@@ -44,7 +44,7 @@ pub(crate) struct Outcome {
     pub(crate) console: Vec<u8>,
     /// All that the debug port printed.
     pub(crate) debug: Vec<u8>,
-    /// VM entries that the emulator counted, where it was asked to.
+    /// VM entries that the emulator counted: all where it was asked to, otherwise those that Bochs tells of by itself.
     pub(crate) entries: Option<u64>,
     /// From start to verdict.
     pub(crate) elapsed: Duration,
