@@ -165,7 +165,7 @@ panic = "abort"
         &package.join("lib.rs"),
         b"#![feature(no_core)]\n#![no_core]\n#![allow(internal_features)]\n",
     )?;
-    let mut cargo = Command::new(toolchain.program("cargo"));
+    let mut cargo = process::leashed(toolchain.program("cargo"));
     cargo.current_dir(&package).args(["build", "--offline", "--release"]);
     for target in TARGETS {
         cargo.args(["--target", target]);
@@ -213,7 +213,7 @@ fn unpack(tarball: &Path, work: &Path) -> Result<PathBuf, String> {
     if !tarball.exists() {
         return Err(wrong(format!("{TARBALL}: no such file: {}", tarball.display())));
     }
-    let mut tar = Command::new("tar");
+    let mut tar = process::leashed("tar");
     tar.arg("-C").arg(work).arg("-xf").arg(tarball);
     process::run(&mut tar, BUILD_LIMIT, |_| {})?
         .success(format!("{TARBALL}: cannot unpack {}", tarball.display()))
