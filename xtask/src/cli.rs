@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
@@ -21,7 +21,7 @@ pub(crate) enum Command {
     Run(Run),
     /// Runs all tests: tidy, host tests, system tests on both beds.
     Test(Test),
-    /// Writes a bootable disk image.
+    /// Writes the image of a bootable disk: a GPT with an EFI system partition, to write on a USB stick.
     Image(Image),
     /// Checks the sources against the rules of the house.
     Tidy,
@@ -88,11 +88,21 @@ impl Run {
 
 #[derive(Args)]
 pub(crate) struct Image {
-    /// The file to write.
-    #[arg(value_name = "FILE", default_value = "kerf.img")]
-    pub(crate) file: PathBuf,
+    /// The file to write [default: kerf.img].
+    #[arg(value_name = "FILE", conflicts_with = "out")]
+    file: Option<PathBuf>,
+    /// The file to write, likewise.
+    #[arg(long, value_name = "FILE")]
+    out: Option<PathBuf>,
     #[command(flatten)]
     pub(crate) guests: Guests,
+}
+
+impl Image {
+    /// The file to write.
+    pub(crate) fn file(&self) -> &Path {
+        self.out.as_deref().or(self.file.as_deref()).unwrap_or(Path::new("kerf.img"))
+    }
 }
 
 /// Which tests.

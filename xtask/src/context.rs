@@ -108,8 +108,18 @@ impl Context {
         let bed = self.bed(kind)?;
         let scratch = self.cache.scratch()?;
         let path = scratch.path().join("disk.img");
-        image::write(volume, &path)?;
+        image::write_superfloppy(volume, &path)?;
         bed.launch(&path, machine, scratch)
+    }
+
+    /// Starts a machine from a disk image, which stays as it is.
+    pub(crate) fn launch_image(
+        &self,
+        kind: BedKind,
+        image: &Path,
+        machine: &Machine,
+    ) -> Result<bed::Session, String> {
+        self.bed(kind)?.launch(image, machine, self.cache.scratch()?)
     }
 
     /// Boots `trial` on a bed and waits for its end.

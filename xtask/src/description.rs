@@ -5,9 +5,10 @@ use std::path::{Path, PathBuf};
 
 use config::Config;
 
+use crate::cache::write_whole;
 use crate::explain::{Explain as _, advise};
 use crate::sysroot::quote;
-use crate::volume::Volume;
+use crate::volume::{CONFIG, Volume};
 
 /// A configuration's text and the files it names.
 #[derive(Clone, Debug)]
@@ -104,6 +105,19 @@ impl Description {
         }
         volume.seal();
         volume
+    }
+
+    /// Writes it into a folder, as [`Self::read`] reads it; gives the configuration's path.
+    ///
+    /// # Errors
+    /// A file cannot be written.
+    pub(crate) fn save(&self, folder: &Path) -> Result<PathBuf, String> {
+        let path = folder.join(CONFIG);
+        write_whole(&path, self.text.as_bytes())?;
+        for (name, bytes) in &self.files {
+            write_whole(&folder.join(name), bytes)?;
+        }
+        Ok(path)
     }
 
     /// MiB of a machine in which all this has room: the guests' memory, the files twice, and the firmware's and

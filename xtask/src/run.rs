@@ -90,7 +90,7 @@ fn report(options: &Run, outcome: &Outcome) -> Result<(), String> {
     Err(format!("{} after {seconds:.1} s{wanted}{log}", outcome.verdict))
 }
 
-/// Writes the image that `run` would boot.
+/// Writes a disk with what `run` would boot.
 ///
 /// # Errors
 /// Something of it is missing, or the file cannot be written.
@@ -98,8 +98,8 @@ pub(crate) fn write_image(context: &Context, options: &Image) -> Result<(), Stri
     let description = describe(context, &options.guests)?;
     let artefacts = context.artefacts()?;
     let volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
-    image::write(&volume, &options.file)?;
-    eprintln!("wrote {}", options.file.display());
+    image::write_disk(&volume, options.file())?;
+    eprintln!("wrote {}", options.file().display());
     Ok(())
 }
 

@@ -1,8 +1,9 @@
 //! The steps of `cargo xtask test`: what each shows stands in its name.
 //!
 //! Lane 0 has the QEMU bed; lane 1 has the host's tests, then the Bochs bed. [`host`] checks sources and command line,
-//! [`input`] boots what must not start, [`guests`] and [`linux`] run guests, [`leash`] kills xtask itself.
+//! [`input`] boots what must not start, [`guests`] and [`linux`] run guests, [`disk`] one from a partitioned disk, [`leash`] kills xtask itself.
 
+mod disk;
 mod guests;
 mod host;
 mod input;
@@ -16,6 +17,7 @@ use crate::step::{Context, Step};
 pub(crate) fn steps() -> Vec<Step> {
     let mut steps = host::steps();
     steps.extend(guests::steps());
+    steps.extend(disk::steps());
     steps.extend(linux::steps());
     steps.extend(input::steps());
     steps.extend(leash::steps());

@@ -70,6 +70,18 @@ impl Volume {
         self.files.iter().map(|(path, bytes)| (path.as_str(), bytes.as_slice()))
     }
 
+    /// A digest of all files, names and contents.
+    pub(crate) fn digest(&self) -> [u8; 32] {
+        let mut all = Sha256::new();
+        for (path, bytes) in &self.files {
+            for part in [path.as_bytes(), bytes.as_slice()] {
+                all.update((part.len() as u64).to_le_bytes());
+                all.update(part);
+            }
+        }
+        all.finalize().into()
+    }
+
     /// The bytes of all files together.
     pub(crate) fn bytes(&self) -> u64 {
         self.files.values().map(|bytes| bytes.len() as u64).sum()

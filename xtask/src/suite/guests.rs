@@ -68,7 +68,7 @@ fn passes(context: &Context, bed: BedKind, name: &str) -> Result<(), String> {
 }
 
 /// A guest that said nothing has not passed either.
-fn judge(name: &str, console: &str) -> Result<(), String> {
+pub(super) fn judge(name: &str, console: &str) -> Result<(), String> {
     let starting =
         |word| console.lines().map(str::trim_end).filter(move |line| line.starts_with(word));
     let failed: Vec<&str> = starting("FAIL ").collect();
