@@ -78,7 +78,7 @@ fn checks_itself(context: &Context, bed: BedKind) -> Result<(), String> {
     let nonce = fresh_nonce()?;
     let typed = vec![
         Typed { after: pattern("guest:/# ")?, text: "echo $((6 * 7)) is the answer\n".into() },
-        Typed { after: pattern("guest:/# ")?, text: "exit\n".into() },
+        Typed { after: pattern("guest:/# ")?, text: "poweroff\n".into() },
     ];
     let started = Boot {
         nonce: &nonce,
