@@ -2,6 +2,7 @@
 //! and renamed when it is complete, so that what has its final name is whole.
 
 use std::fs::{self, File, TryLockError};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
@@ -164,7 +165,9 @@ pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), String> {
         path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let write = || -> std::io::Result<()> {
         fs::create_dir_all(parent)?;
-        let mut file = tempfile::NamedTempFile::new_in(parent)?;
+        // What every new file gets; the umask takes from it. A temporary file would be its owner's alone.
+        let mode = fs::Permissions::from_mode(0o666);
+        let mut file = tempfile::Builder::new().permissions(mode).tempfile_in(parent)?;
         std::io::Write::write_all(&mut file, bytes)?;
         file.persist(path)?;
         Ok(())

@@ -23,6 +23,12 @@ pub(crate) enum Command {
     Test(Test),
     /// Writes the image of a bootable disk: a GPT with an EFI system partition, to write on a USB stick.
     Image(Image),
+    /// Checks a configuration and the files it names, and prints what they will mean.
+    Config {
+        /// The configuration.
+        #[arg(value_name = "FILE", default_value = "kerf.toml")]
+        file: PathBuf,
+    },
     /// Checks the sources against the rules of the house.
     Tidy,
     /// Makes the bare-metal targets usable, so that plain cargo commands build Kerf.

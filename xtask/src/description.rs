@@ -1,9 +1,12 @@
 //! The machine description that a run or a test uses: `kerf.toml`'s text with the files it names.
 
+use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use config::Config;
+use toml::Spanned;
+use toml::de::DeTable;
 
 use crate::cache::write_whole;
 use crate::explain::{Explain as _, advise};
@@ -13,6 +16,8 @@ use crate::volume::{CONFIG, Volume};
 /// A configuration's text and the files it names.
 #[derive(Clone, Debug)]
 pub(crate) struct Description {
+    /// What messages call the configuration.
+    name: String,
     text: String,
     config: Config,
     /// Path as the configuration spells it, contents.
@@ -41,28 +46,26 @@ impl Description {
     pub(crate) fn read(path: &Path) -> Result<Self, String> {
         let text = fs::read_to_string(path)
             .explain(|| path.display().to_string())
-            .map_err(|error| advise(error, "name a configuration with --config"))?;
-        let config = parse(&path.display().to_string(), &text)?;
+            .map_err(|error| advise(error, "name the file of a configuration"))?;
+        let name = path.display().to_string();
+        let config = parse(&name, &text)?;
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut files: Vec<(String, Vec<u8>)> = Vec::new();
-        for vm in &config.vms {
-            for name in std::iter::once(&vm.kernel).chain(vm.initrd.as_ref()) {
-                if files.iter().any(|(known, _)| known == name) {
+        for (index, vm) in config.vms.iter().enumerate() {
+            let named = [("kernel", Some(&vm.kernel)), ("initrd", vm.initrd.as_ref())];
+            for (key, file) in named.into_iter().filter_map(|(key, file)| Some((key, file?))) {
+                if files.iter().any(|(known, _)| known == file) {
                     continue;
                 }
-                let file = folder.join(name);
-                let bytes = fs::read(&file).map_err(|error| {
-                    format!(
-                        "{}: VM {:?} needs {}: {error}",
-                        path.display(),
-                        vm.name,
-                        file.display()
-                    )
+                let path = folder.join(file);
+                let bytes = fs::read(&path).map_err(|error| {
+                    let what = format!("VM {:?} needs {}: {error}", vm.name, path.display());
+                    wrong(&name, &text, (index, key), what)
                 })?;
-                files.push((name.clone(), bytes));
+                files.push((file.clone(), bytes));
             }
         }
-        Ok(Self { text, config, files })
+        Ok(Self { name, text, config, files })
     }
 
     /// A configuration made of a text and its files.
@@ -70,8 +73,8 @@ impl Description {
     /// # Errors
     /// The text's.
     pub(crate) fn new(text: String, files: Vec<(String, Vec<u8>)>) -> Result<Self, String> {
-        let config = parse("kerf.toml", &text)?;
-        Ok(Self { text, config, files })
+        let config = parse(CONFIG, &text)?;
+        Ok(Self { name: CONFIG.into(), text, config, files })
     }
 
     /// The configuration with one Linux guest.
@@ -95,6 +98,21 @@ impl Description {
             text += &format!("\n[vm.test]\n{}\n", guest.test);
         }
         Self::new(text, files)
+    }
+
+    /// The configuration.
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The contents of a file that the configuration names.
+    pub(crate) fn file(&self, name: &str) -> &[u8] {
+        self.files.iter().find(|(known, _)| known == name).map_or(&[], |(_, bytes)| bytes)
+    }
+
+    /// The message that `what` is wrong with a key of the VM with this number, from 0.
+    pub(crate) fn wrong(&self, vm: usize, key: &str, what: impl Display) -> String {
+        wrong(&self.name, &self.text, (vm, key), what)
     }
 
     /// The boot volume: application, kernel, and all this, sealed.
@@ -133,6 +151,22 @@ fn parse(name: &str, text: &str) -> Result<Config, String> {
     config::parse(name, text).map_err(|error| error.to_string())
 }
 
+/// A message as the configuration's own errors are: file, line, key, what is wrong.
+fn wrong(name: &str, text: &str, (vm, key): (usize, &str), what: impl Display) -> String {
+    format!("{name}:{}: vm.{key}: {what}", line_of(text, vm, key))
+}
+
+/// The line, from 1, of a key of the VM with this number: of its section where it has no such key.
+fn line_of(text: &str, vm: usize, key: &str) -> usize {
+    let document = DeTable::parse(text).ok();
+    let offset = document.and_then(|document| {
+        let vm = document.get_ref().get("vm")?.get_ref().as_array()?.get(vm)?;
+        let value = vm.get_ref().as_table()?.get(key);
+        Some(value.map_or_else(|| vm.span(), Spanned::span).start)
+    });
+    1 + text.get(..offset.unwrap_or(0)).unwrap_or(text).matches('\n').count()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,7 +199,7 @@ mod tests {
         .unwrap();
         let error = Description::read(&path).unwrap_err();
         assert!(
-            error.contains("kerf.toml") && error.contains("\"one\"") && error.contains("gone"),
+            error.contains("kerf.toml:5: vm.kernel: VM \"one\" needs ") && error.contains("gone"),
             "{error}"
         );
     }

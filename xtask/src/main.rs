@@ -15,6 +15,7 @@ mod elf;
 mod explain;
 mod image;
 mod initrd;
+mod meaning;
 mod process;
 mod program;
 mod roots;
@@ -59,6 +60,7 @@ fn carry_out(cli: &Cli) -> Result<(), String> {
     let context = Context::new()?;
     match &cli.command {
         Command::Run(options) => run::run(&context, options),
+        Command::Config { file } => meaning::print(file),
         Command::Image(options) => run::write_image(&context, options),
         Command::Test(options) => {
             let context = Arc::new(context);

@@ -9,7 +9,7 @@ use crate::context::Context;
 use crate::description::{Description, LinuxGuest};
 use crate::explain::Explain as _;
 use crate::terminal::{FirmwareFilter, Keyboard, QUIT_NAME};
-use crate::{image, initrd};
+use crate::{image, initrd, meaning};
 
 /// What the default guest is told.
 const CMDLINE: &str = "console=ttyS0";
@@ -93,9 +93,10 @@ fn report(options: &Run, outcome: &Outcome) -> Result<(), String> {
 /// Writes a disk with what `run` would boot.
 ///
 /// # Errors
-/// Something of it is missing, or the file cannot be written.
+/// Something of it is missing or would not start, or the file cannot be written.
 pub(crate) fn write_image(context: &Context, options: &Image) -> Result<(), String> {
     let description = describe(context, &options.guests)?;
+    meaning::check(&description)?;
     let artefacts = context.artefacts()?;
     let volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
     image::write_disk(&volume, options.file())?;

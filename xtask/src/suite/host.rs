@@ -40,6 +40,7 @@ pub(super) fn steps() -> Vec<Step> {
                 "gone",
             )
         }),
+        on_host("config tells of a guest and refuses one whose kernel is none", config_tells),
         on_host("run refuses another QEMU and says which it needs", |context| {
             refuses_emulator(
                 context,
@@ -111,6 +112,25 @@ fn refuses_configuration(_: &Context, text: &str, named: &str) -> Result<(), Str
     let said = fails(&[], &["--config".as_ref(), path.as_os_str()])?;
     require(said.contains("kerf.toml") && said.contains(named), || {
         format!("it does not name {named}:\n{said}")
+    })
+}
+
+/// By its exit status, too: scripts go by that.
+fn config_tells(context: &Context) -> Result<(), String> {
+    let folder = tempfile::tempdir().explain(|| "no temporary folder")?;
+    let path = super::guests::describe(context, "hello", None)?.save(folder.path())?;
+    let this = std::env::current_exe().explain(|| "cannot find this program")?;
+    let answer = || {
+        process::run(Command::new(&this).arg("config").arg(&path), ANSWER_LIMIT, |_| {})
+            .map(|finished| (finished.status.success(), finished.stdout + &finished.stderr))
+    };
+    let (is_well, said) = answer()?;
+    require(is_well && said.contains("VM hello"), || format!("of a sound one it said:\n{said}"))?;
+    let kernel = folder.path().join("guest");
+    fs::write(&kernel, "#!/bin/sh\n").explain(|| kernel.display().to_string())?;
+    let (is_well, said) = answer()?;
+    require(!is_well && said.contains("kerf.toml:9: vm.kernel: guest: "), || {
+        format!("of one with a script for a kernel it said:\n{said}")
     })
 }
 

@@ -51,7 +51,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
             "x86_spec",
         ],
     ),
-    ("xtask", &["boot_info", "config", "hw", "images"]),
+    ("xtask", &["boot_info", "config", "hw", "images", "vmm"]),
 ];
 
 /// A crate of the workspace.
