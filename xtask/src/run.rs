@@ -70,8 +70,6 @@ fn report(options: &Run, outcome: &Outcome) -> Result<(), String> {
     let is_well = match (&outcome.verdict, &options.expect) {
         (Verdict::Expected, _) => true,
         (Verdict::PoweredOff | Verdict::Exited(0), None) => true,
-        // Who quits at the terminal has seen enough.
-        (Verdict::Quit, None) => !options.headless,
         _ => false,
     };
     if is_well {
