@@ -1,3 +1,5 @@
+//! What is told of a whole VM, and of each way in which one would not start.
+
 use super::*;
 
 const MIB: usize = 1 << 20;
