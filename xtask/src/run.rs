@@ -67,11 +67,10 @@ fn report(options: &Run, outcome: &Outcome) -> Result<(), String> {
         eprintln!("VM entries counted by {}: {entries}", options.on.name());
     }
     let seconds = outcome.elapsed.as_secs_f64();
-    let is_well = match (&outcome.verdict, &options.expect) {
-        (Verdict::Expected, _) => true,
-        (Verdict::PoweredOff | Verdict::Exited(0), None) => true,
-        _ => false,
-    };
+    let is_well = matches!(
+        (&outcome.verdict, &options.expect),
+        (Verdict::Expected, _) | (Verdict::PoweredOff | Verdict::Exited(0), None)
+    );
     if is_well {
         eprintln!("{} after {seconds:.1} s", outcome.verdict);
         return Ok(());
