@@ -6,9 +6,9 @@ use super::{ADDRESS, address_mask};
 use crate::{Caching, EntryFormat, Rights};
 
 /// Present.
-pub(super) const P: u64 = 1 << 0;
+const P: u64 = 1 << 0;
 /// Writable.
-pub(super) const RW: u64 = 1 << 1;
+const RW: u64 = 1 << 1;
 /// Accessible at CPL 3.
 pub(super) const US: u64 = 1 << 2;
 /// Page-level write-through: bit 0 of the PAT index.
@@ -16,16 +16,16 @@ const PWT: u64 = 1 << 3;
 /// Page-level cache disable: bit 1 of the PAT index.
 const PCD: u64 = 1 << 4;
 /// Maps a page, at levels 2 and 3. At level 1 the same bit is bit 2 of the PAT index, which is never set here.
-pub(super) const PS: u64 = 1 << 7;
+const PS: u64 = 1 << 7;
 /// No execute; needs EFER.NXE.
-pub(super) const NX: u64 = 1 << 63;
+const NX: u64 = 1 << 63;
 
 /// What IA32_PAT must hold for [`Caching`] to mean what it says: the power-on value with write-combining in place of
 /// write-through as entry 1 (SDM vol. 3, 11.12.4). Entries, from 0: WB, WC, UC-, UC, WB, WT, UC-, UC.
 pub const PAT: u64 = 0x0007_0406_0007_0106;
 
-/// The cache bits of a leaf, for this format and the nested one, which shares them.
-pub(super) const fn cache_bits(caching: Caching) -> u64 {
+/// The cache bits of a leaf.
+const fn cache_bits(caching: Caching) -> u64 {
     match caching {
         Caching::WriteBack => 0,
         Caching::WriteCombining => PWT,
@@ -34,7 +34,7 @@ pub(super) const fn cache_bits(caching: Caching) -> u64 {
 }
 
 /// The reverse of [`cache_bits`].
-pub(super) const fn caching(entry: u64) -> Caching {
+const fn caching(entry: u64) -> Caching {
     match entry & (PCD | PWT) {
         0 => Caching::WriteBack,
         PWT => Caching::WriteCombining,

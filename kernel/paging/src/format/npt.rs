@@ -3,7 +3,7 @@
 
 use hw::Hpa;
 
-use super::host::{Host, NX, P, PS, RW, US, cache_bits, caching};
+use super::host::{Host, US};
 use crate::{Caching, EntryFormat, Rights};
 
 /// The second stage of SVM.
@@ -15,17 +15,11 @@ impl EntryFormat for Npt {
     const CANONICAL: bool = false;
 
     fn table(table: Hpa) -> u64 {
-        table.raw() | P | RW | US
+        Host::table(table) | US
     }
 
     fn leaf(level: u8, page: Hpa, rights: Rights, caching: Caching) -> u64 {
-        page.raw()
-            | P
-            | US
-            | if rights.write { RW } else { 0 }
-            | if rights.execute { 0 } else { NX }
-            | if level > 1 { PS } else { 0 }
-            | cache_bits(caching)
+        Host::leaf(level, page, rights, caching) | US
     }
 
     fn is_present(entry: u64) -> bool {
@@ -45,7 +39,7 @@ impl EntryFormat for Npt {
     }
 
     fn caching(entry: u64) -> Caching {
-        caching(entry)
+        Host::caching(entry)
     }
 }
 
