@@ -1,0 +1,214 @@
+//! What can be asked and what is answered. No text here but names that the configuration or the machine gave.
+
+use alloc::{string::String, vec::Vec};
+use core::fmt;
+
+/// Version of requests and responses: raised whenever either changes in a way that an old front end would misread.
+pub const VERSION: u16 = 1;
+
+/// A message with the version it speaks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Versioned<T> {
+    /// [`VERSION`] of whoever made it.
+    pub version: u16,
+    /// What it says.
+    pub body: T,
+}
+
+impl<T> Versioned<T> {
+    /// A message of this version.
+    pub const fn new(body: T) -> Self {
+        Self { version: VERSION, body }
+    }
+
+    /// What it says.
+    ///
+    /// # Errors
+    /// [`Refusal::Version`] where it speaks another version.
+    pub fn checked(self) -> Result<T, Refusal> {
+        if self.version == VERSION { Ok(self.body) } else { Err(Refusal::Version(self.version)) }
+    }
+}
+
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Request {
+    /// What there is to ask.
+    Help,
+    /// All virtual machines.
+    Vms,
+    /// One of them.
+    Vm(String),
+    /// The CPUs, and which virtual CPUs each runs.
+    Cpus,
+    /// What memory is used for.
+    Memory,
+    /// The latest of what the console printed.
+    Log,
+    /// Exits of one virtual machine by kind, and the last ones.
+    Exits(String),
+    /// Stop its virtual CPUs where they are.
+    Pause(String),
+    /// Let them go on.
+    Resume(String),
+    /// End it and free its memory.
+    Stop(String),
+    /// Start it again from its images, as after power-on.
+    Reset(String),
+    /// Restart the machine.
+    Reboot,
+    /// Switch the machine off.
+    PowerOff,
+}
+
+/// What is answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Response {
+    /// To [`Request::Help`].
+    Help,
+    /// To [`Request::Vms`], in the configuration's order.
+    Vms(Vec<VmSummary>),
+    /// To [`Request::Vm`].
+    Vm(VmDetail),
+    /// To [`Request::Cpus`].
+    Cpus(Vec<CpuUse>),
+    /// To [`Request::Memory`].
+    Memory(MemoryUse),
+    /// To [`Request::Log`]: bytes as they were printed.
+    Log(Vec<u8>),
+    /// To [`Request::Exits`].
+    Exits(Exits),
+    /// A virtual machine was brought into this state.
+    Done(String, State),
+    /// The machine ends.
+    Ending,
+    /// Nothing was done.
+    Refused(Refusal),
+}
+
+/// Why nothing was done.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The request speaks this version, not [`VERSION`].
+    Version(u16),
+    /// No virtual machine has that name; the one that is meant, perhaps.
+    NoVm(String, Option<String>),
+    /// It is in this state, in which that cannot be done.
+    State(String, State),
+    /// It was tried and failed; the cause, in words.
+    Failed(String, String),
+}
+
+/// The state of a virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Its virtual CPUs run when they can.
+    Running,
+    /// They stand still.
+    Paused,
+    /// It is ending: not all of its virtual CPUs have left it yet.
+    Stopping,
+    /// It has ended, and how: `poweroff`, `exit 0`, `crashed`, `stopped`.
+    Ended(String),
+    /// It could not be started; why.
+    Failed(String),
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Running => f.pad("running"),
+            Self::Paused => f.pad("paused"),
+            Self::Stopping => f.pad("stopping"),
+            Self::Ended(how) => f.pad(how),
+            Self::Failed(_) => f.pad("not started"),
+        }
+    }
+}
+
+/// A virtual machine in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmSummary {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub state: State,
+    /// The CPU of each of its virtual CPUs.
+    pub cpus: Vec<u32>,
+    /// Its memory; what it has of it now, so 0 once it is freed.
+    pub memory_bytes: u64,
+    /// Exits so far, of all its virtual CPUs.
+    pub exits: u64,
+}
+
+/// A virtual machine in full.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmDetail {
+    /// The row.
+    pub summary: VmSummary,
+    /// Frames of its second-stage tables and control structures.
+    pub table_bytes: u64,
+    /// Counters by name, the sums of all its virtual CPUs, without those that are 0.
+    pub counters: Vec<(&'static str, u64)>,
+}
+
+/// A CPU in a row.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CpuUse {
+    /// Kerf's number for it.
+    pub number: u32,
+    /// Its local APIC's ID.
+    pub apic_id: u32,
+    /// Package, core in it, thread of that.
+    pub place: [u32; 3],
+    /// Thousandths of the time since the last question in which it did not wait.
+    pub load_permille: u32,
+    /// Its virtual CPUs: VM's name and number in it.
+    pub vcpus: Vec<(String, u32)>,
+}
+
+/// What memory is used for, in bytes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MemoryUse {
+    /// All that Kerf manages.
+    pub total: u64,
+    /// Free of it.
+    pub free: u64,
+    /// Each VM's RAM.
+    pub guests: Vec<(String, u64)>,
+    /// Kerf's heap, tables and control structures: what is neither free nor a guest's.
+    pub own: u64,
+    /// The kernel's image, which lies apart from `total`.
+    pub image: u64,
+}
+
+/// Exits of one virtual machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exits {
+    /// Its name.
+    pub name: String,
+    /// Each of its virtual CPUs.
+    pub vcpus: Vec<VcpuExits>,
+}
+
+/// Exits of one virtual CPU.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VcpuExits {
+    /// Counters by name, without those that are 0.
+    pub counters: Vec<(&'static str, u64)>,
+    /// The last exits, newest last.
+    pub last: Vec<LastExit>,
+}
+
+/// One exit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LastExit {
+    /// The host's time-stamp counter then.
+    pub tsc: u64,
+    /// Its kind.
+    pub kind: &'static str,
+    /// The guest's instruction pointer.
+    pub rip: u64,
+    /// What it was about: port, register, guest physical address.
+    pub detail: u64,
+}
