@@ -66,11 +66,23 @@ pub(crate) fn everything(volume: &mut Volume) -> Result<Loaded, Error> {
     let config = config::parse(CONFIG, text).map_err(Error::Config)?;
     let kernel = Kernel::parse(loader.read(KERNEL)?).map_err(Error::Kernel)?;
     for vm in &config.vms {
-        let image = loader.add(&vm.kernel, FileKind::Guest)?;
-        bzimage::parse(image).map_err(|error| Error::GuestKernel(vm.kernel.clone(), error))?;
-        if let Some(name) = &vm.initrd {
+        let mut is_linux = false;
+        for (key, name) in vm.files() {
             let image = loader.add(name, FileKind::Guest)?;
-            initrd::parse(image).map_err(|error| Error::Initrd(name.clone(), error))?;
+            match key {
+                "kernel" => {
+                    is_linux = vm.loader == config::Loader::Linux
+                        || vm.loader == config::Loader::Auto && !image.starts_with(b"\x7fELF");
+                    if is_linux {
+                        bzimage::parse(image)
+                            .map_err(|error| Error::GuestKernel(name.to_owned(), error))?;
+                    }
+                }
+                "initrd" if is_linux => {
+                    initrd::parse(image).map_err(|error| Error::Initrd(name.to_owned(), error))?;
+                }
+                _ => {}
+            }
         }
     }
     for name in loader.volume.list(ACPI_FOLDER, ".aml")? {

@@ -4,9 +4,7 @@ use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use config::Config;
-use toml::Spanned;
-use toml::de::DeTable;
+use config::{Config, Problem};
 
 use crate::cache::write_whole;
 use crate::explain::{Explain as _, advise};
@@ -16,8 +14,6 @@ use crate::volume::{CONFIG, Volume};
 /// A configuration's text and the files it names.
 #[derive(Clone, Debug)]
 pub(crate) struct Description {
-    /// What messages call the configuration.
-    name: String,
     text: String,
     config: Config,
     /// Path as the configuration spells it, contents.
@@ -52,20 +48,19 @@ impl Description {
         let folder = path.parent().unwrap_or(Path::new("."));
         let mut files: Vec<(String, Vec<u8>)> = Vec::new();
         for (index, vm) in config.vms.iter().enumerate() {
-            let named = [("kernel", Some(&vm.kernel)), ("initrd", vm.initrd.as_ref())];
-            for (key, file) in named.into_iter().filter_map(|(key, file)| Some((key, file?))) {
+            for (key, file) in vm.files() {
                 if files.iter().any(|(known, _)| known == file) {
                     continue;
                 }
                 let path = folder.join(file);
                 let bytes = fs::read(&path).map_err(|error| {
                     let what = format!("VM {:?} needs {}: {error}", vm.name, path.display());
-                    wrong(&name, &text, (index, key), what)
+                    config.wrong(index, key, Problem::Load(what)).to_string()
                 })?;
-                files.push((file.clone(), bytes));
+                files.push((file.to_owned(), bytes));
             }
         }
-        Ok(Self { name, text, config, files })
+        Ok(Self { text, config, files })
     }
 
     /// A configuration made of a text and its files.
@@ -74,7 +69,7 @@ impl Description {
     /// The text's.
     pub(crate) fn new(text: String, files: Vec<(String, Vec<u8>)>) -> Result<Self, String> {
         let config = parse(CONFIG, &text)?;
-        Ok(Self { name: CONFIG.into(), text, config, files })
+        Ok(Self { text, config, files })
     }
 
     /// The configuration with one Linux guest.
@@ -112,7 +107,7 @@ impl Description {
 
     /// The message that `what` is wrong with a key of the VM with this number, from 0.
     pub(crate) fn wrong(&self, vm: usize, key: &str, what: impl Display) -> String {
-        wrong(&self.name, &self.text, (vm, key), what)
+        self.config.wrong(vm, key, Problem::Load(what.to_string())).to_string()
     }
 
     /// The boot volume: application, kernel, and all this, sealed.
@@ -149,22 +144,6 @@ impl Description {
 
 fn parse(name: &str, text: &str) -> Result<Config, String> {
     config::parse(name, text).map_err(|error| error.to_string())
-}
-
-/// A message as the configuration's own errors are: file, line, key, what is wrong.
-fn wrong(name: &str, text: &str, (vm, key): (usize, &str), what: impl Display) -> String {
-    format!("{name}:{}: vm.{key}: {what}", line_of(text, vm, key))
-}
-
-/// The line, from 1, of a key of the VM with this number: of its section where it has no such key.
-fn line_of(text: &str, vm: usize, key: &str) -> usize {
-    let document = DeTable::parse(text).ok();
-    let offset = document.and_then(|document| {
-        let vm = document.get_ref().get("vm")?.get_ref().as_array()?.get(vm)?;
-        let value = vm.get_ref().as_table()?.get(key);
-        Some(value.map_or_else(|| vm.span(), Spanned::span).start)
-    });
-    1 + text.get(..offset.unwrap_or(0)).unwrap_or(text).matches('\n').count()
 }
 
 #[cfg(test)]

@@ -38,9 +38,9 @@ fn tell(description: &Description) -> Result<String, String> {
         // A string takes everything.
         let _ = writeln!(text, "{line}");
     };
-    let Config { hypervisor, vms } = config;
+    let Config { hypervisor, vms, .. } = config;
     let level = format!("{:?}", hypervisor.log).to_lowercase();
-    say(format_args!("log level {level}, {} VM", vms.len()));
+    say(format_args!("log level {level}, {} VM{}", vms.len(), if vms.len() == 1 { "" } else { "s" }));
     for (index, vm) in vms.iter().enumerate() {
         tell_vm(description, index, vm, &mut say)?;
     }

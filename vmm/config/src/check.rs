@@ -5,16 +5,13 @@ use alloc::{
     string::{String, ToString},
     vec::Vec,
 };
-use core::ops::Range;
 
-use toml::{
-    Spanned,
-    de::{DeTable, DeValue},
-};
+use toml::{Spanned, de::DeTable};
 
 use crate::{
-    Config, ConfigError, Hypervisor, PathFault, Problem, VERSION, Vm,
-    schema::{File, VmTable},
+    Config, ConfigError, Hypervisor, Loader, PathFault, Problem, VERSION, Vm,
+    place::{Source, path_at},
+    schema::{File, HypervisorTable, VmTable},
 };
 
 /// Guest memory is mapped in pages of this many bytes.
@@ -23,57 +20,57 @@ pub const MEMORY_GRANULE: u64 = 2 << 20;
 pub const MAX_CMDLINE_BYTES: usize = 2047;
 /// A path may have this many bytes: what the hand-off record of the boot application holds.
 pub const MAX_PATH_BYTES: usize = 232;
+/// A VM may have this many vCPUs: xAPIC IDs have eight bits, and 255 means all.
+pub const MAX_VCPUS: u32 = 255;
+/// The lengths that a time slice may have, in microseconds: shorter ones would be spent on switching.
+pub(crate) const SLICES_US: core::ops::RangeInclusive<u32> = 100..=1_000_000;
+const DEFAULT_SLICE_US: u32 = 2000;
+/// The widths of guest-physical addresses: PC devices lie below 4 GiB, and CPUID has no more than 52 bits.
+pub(crate) const PHYSICAL_BITS: core::ops::RangeInclusive<u8> = 32..=52;
 
 /// Reads and checks the text of a configuration; `file_name` is how messages call it.
 ///
 /// # Errors
 /// The first thing that is wrong.
 pub fn parse(file_name: &str, text: &str) -> Result<Config, ConfigError> {
-    let place = Place { file_name, text };
+    let source = Source { file_name: file_name.to_owned(), text: text.to_owned() };
     let document = DeTable::parse(text).map_err(|error| {
-        place.error(error.span().unwrap_or(0..0), "", Problem::Syntax(one_line(error.message())))
+        source.error(error.span().unwrap_or(0..0), "", Problem::Syntax(one_line(error.message())))
     })?;
     let document = document.get_ref();
-    check_version(&place, document)?;
+    check_version(&source, document)?;
     if let Some((key, value)) = document.get_key_value("vm")
         && value.get_ref().is_table()
     {
-        return Err(place.error(key.span(), "vm", Problem::VmNotList));
+        return Err(source.error(key.span(), "vm", Problem::VmNotList));
     }
     let file: File = toml::from_str(text).map_err(|error| {
         let span = error.span().unwrap_or(0..0);
         let (key, is_key) = path_at(document, span.start);
         let near = if is_key { key.rsplit('.').next().and_then(nearest_key) } else { None };
         let words = one_line(error.message()).replace(" field `", " key `");
-        place.error(span, &key, Problem::Schema(words, near))
+        source.error(span, &key, Problem::Schema(words, near))
     })?;
-    let vms = check_vms(&place, document, file.vm)?;
-    Ok(Config { hypervisor: Hypervisor { log: file.hypervisor.log }, vms })
+    let hypervisor = check_hypervisor(&source, file.hypervisor)?;
+    let vms = check_vms(&source, hypervisor.share_cpus, file.vm)?;
+    Ok(Config { hypervisor, vms, source })
 }
 
-/// The text, to turn offsets into lines.
-struct Place<'a> {
-    file_name: &'a str,
-    text: &'a str,
-}
-
-impl Place<'_> {
-    fn error(&self, span: Range<usize>, key: &str, problem: Problem) -> ConfigError {
-        let before = self.text.get(..span.start).unwrap_or(self.text);
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        ConfigError {
-            file: self.file_name.to_owned(),
-            line: before.matches('\n').count() + 1,
-            column: before.get(line_start..).map_or(0, |line| line.chars().count()) + 1,
-            key: key.to_owned(),
-            problem,
+fn check_hypervisor(source: &Source, table: HypervisorTable) -> Result<Hypervisor, ConfigError> {
+    let HypervisorTable { log, consoles, background, share_smt, share_cpus, slice_us } = table;
+    let slice_us = match slice_us {
+        Some(slice) if !SLICES_US.contains(slice.get_ref()) => {
+            let problem = Problem::Slice(*slice.get_ref());
+            return Err(source.error(slice.span(), "hypervisor.slice-us", problem));
         }
-    }
+        slice => slice.map_or(DEFAULT_SLICE_US, Spanned::into_inner),
+    };
+    Ok(Hypervisor { log, consoles, background, share_smt, share_cpus, slice_us })
 }
 
-fn check_version(place: &Place<'_>, document: &DeTable<'_>) -> Result<(), ConfigError> {
+fn check_version(source: &Source, document: &DeTable<'_>) -> Result<(), ConfigError> {
     let Some(value) = document.get("version") else {
-        return Err(place.error(0..0, "version", Problem::NoVersion));
+        return Err(source.error(0..0, "version", Problem::NoVersion));
     };
     // A value of another type is left to the schema, which says so.
     let number = value
@@ -82,57 +79,111 @@ fn check_version(place: &Place<'_>, document: &DeTable<'_>) -> Result<(), Config
         .and_then(|integer| i64::from_str_radix(integer.as_str(), integer.radix()).ok());
     match number {
         Some(VERSION) | None => Ok(()),
-        Some(other) => Err(place.error(value.span(), "version", Problem::Version(other))),
+        Some(other) => Err(source.error(value.span(), "version", Problem::Version(other))),
     }
 }
 
 fn check_vms(
-    place: &Place<'_>,
-    document: &DeTable<'_>,
+    source: &Source,
+    share_cpus: bool,
     tables: Vec<VmTable>,
 ) -> Result<Vec<Vm>, ConfigError> {
-    let count = tables.len();
-    let mut vms: Vec<Vm> = Vec::with_capacity(count);
+    let mut vms: Vec<Vm> = Vec::with_capacity(tables.len());
     for table in tables {
         let name_span = table.name.span();
-        let vm = check_vm(place, table)?;
+        let pins: Vec<_> = table.cpus.iter().flat_map(|cpus| cpus.get_ref().clone()).collect();
+        let vm = check_vm(source, table)?;
         if vms.iter().any(|earlier| earlier.name == vm.name) {
-            return Err(place.error(name_span, "vm.name", Problem::DuplicateName(vm.name)));
+            return Err(source.error(name_span, "vm.name", Problem::DuplicateName(vm.name)));
+        }
+        let owner = |pin: &Spanned<u32>| {
+            vms.iter().find(|vm| vm.cpus.iter().flatten().any(|cpu| cpu == pin.get_ref()))
+        };
+        if !share_cpus && let Some((pin, other)) = pins.iter().find_map(|p| Some((p, owner(p)?))) {
+            let problem = Problem::PinShared(*pin.get_ref(), other.name.clone());
+            return Err(source.error(pin.span(), "vm.cpus", problem));
         }
         vms.push(vm);
     }
-    match count {
-        1 => Ok(vms),
-        0 => Err(place.error(0..0, "vm", Problem::NoVm)),
-        _ => {
-            let second = document
-                .get("vm")
-                .and_then(|list| list.get_ref().as_array()?.get(1).map(Spanned::span));
-            Err(place.error(second.unwrap_or(0..0), "vm", Problem::SeveralVms(count)))
-        }
+    if vms.is_empty() {
+        return Err(source.error(0..0, "vm", Problem::NoVm));
     }
+    Ok(vms)
 }
 
-fn check_vm(place: &Place<'_>, table: VmTable) -> Result<Vm, ConfigError> {
+fn check_vm(source: &Source, table: VmTable) -> Result<Vm, ConfigError> {
     let checked = |value: Spanned<String>, key, check: fn(&str) -> Option<Problem>| {
         let span = value.span();
         let value = value.into_inner();
-        check(&value).map_or(Ok(value), |problem| Err(place.error(span, key, problem)))
+        check(&value).map_or(Ok(value), |problem| Err(source.error(span, key, problem)))
     };
     let memory_span = table.memory.span();
+    let vcpus = check_vcpus(source, table.vcpus)?;
+    let cpus = table.cpus.map(|cpus| check_pins(source, cpus, vcpus)).transpose()?;
+    if let Some(module) = table.modules.first().filter(|_| table.loader == Loader::Linux) {
+        return Err(source.error(module.span(), "vm.modules", Problem::LinuxModules));
+    }
+    let modules = table.modules.into_iter();
+    if let Some(cpuid) = &table.cpuid
+        && let Some(bits) = cpuid.get_ref().physical_bits
+        && !PHYSICAL_BITS.contains(&bits)
+    {
+        let problem = Problem::PhysicalBits(bits);
+        return Err(source.error(cpuid.span(), "vm.cpuid.physical-bits", problem));
+    }
     Ok(Vm {
         name: checked(table.name, "vm.name", name_problem)?,
+        vcpus,
+        cpus,
         memory_bytes: memory_bytes(table.memory.get_ref())
-            .map_err(|problem| place.error(memory_span, "vm.memory", problem))?,
+            .map_err(|problem| source.error(memory_span, "vm.memory", problem))?,
+        loader: table.loader,
         kernel: checked(table.kernel, "vm.kernel", path_problem)?,
         initrd: table.initrd.map(|path| checked(path, "vm.initrd", path_problem)).transpose()?,
+        modules: modules
+            .map(|path| checked(path, "vm.modules", path_problem))
+            .collect::<Result<_, _>>()?,
         cmdline: table
             .cmdline
             .map(|line| checked(line, "vm.cmdline", cmdline_problem))
             .transpose()?
             .unwrap_or_default(),
+        unknown: table.unknown,
+        idle: table.idle,
+        on_reset: table.on_reset,
+        cpuid: table.cpuid.map(Spanned::into_inner).unwrap_or_default(),
         test: table.test,
     })
+}
+
+fn check_vcpus(source: &Source, vcpus: Option<Spanned<u32>>) -> Result<u32, ConfigError> {
+    match vcpus {
+        None => Ok(1),
+        Some(count) if (1..=MAX_VCPUS).contains(count.get_ref()) => Ok(count.into_inner()),
+        Some(count) => {
+            Err(source.error(count.span(), "vm.vcpus", Problem::Vcpus(*count.get_ref())))
+        }
+    }
+}
+
+fn check_pins(
+    source: &Source,
+    pins: Spanned<Vec<Spanned<u32>>>,
+    vcpus: u32,
+) -> Result<Vec<u32>, ConfigError> {
+    let (span, pins) = (pins.span(), pins.into_inner());
+    if pins.len() != vcpus as usize {
+        return Err(source.error(span, "vm.cpus", Problem::PinCount(pins.len(), vcpus)));
+    }
+    let mut cpus = Vec::with_capacity(pins.len());
+    for pin in pins {
+        if cpus.contains(pin.get_ref()) {
+            let problem = Problem::PinTwice(*pin.get_ref());
+            return Err(source.error(pin.span(), "vm.cpus", problem));
+        }
+        cpus.push(pin.into_inner());
+    }
+    Ok(cpus)
 }
 
 fn name_problem(name: &str) -> Option<Problem> {
@@ -192,56 +243,47 @@ fn cmdline_problem(line: &str) -> Option<Problem> {
     line.chars().find(|c| c.is_control()).map(Problem::CmdlineCharacter)
 }
 
-/// The dotted path of the innermost key whose name or value covers the offset, and whether it is the name.
-fn path_at(table: &DeTable<'_>, offset: usize) -> (String, bool) {
-    let mut path = String::new();
-    let is_key = extend_path(table, offset, &mut path);
-    (path, is_key.unwrap_or(false))
-}
-
-fn extend_path(table: &DeTable<'_>, offset: usize, path: &mut String) -> Option<bool> {
-    for (key, value) in table.iter() {
-        let length = path.len();
-        if !path.is_empty() {
-            path.push('.');
-        }
-        path.push_str(key.get_ref());
-        // Inner keys first: the span of a section is its header only, so what it holds lies outside.
-        let inner = match value.get_ref() {
-            DeValue::Table(inner) => extend_path(inner, offset, path),
-            DeValue::Array(list) => list.iter().find_map(|item| {
-                let within = item.get_ref().as_table().and_then(|t| extend_path(t, offset, path));
-                within.or_else(|| item.span().contains(&offset).then_some(false))
-            }),
-            _ => None,
-        };
-        let here = || {
-            let at_key = key.span().contains(&offset);
-            (at_key || value.span().contains(&offset)).then_some(at_key)
-        };
-        if let Some(found) = inner.or_else(here) {
-            return Some(found);
-        }
-        path.truncate(length);
-    }
-    None
-}
-
 /// The schema's key that is at most two edits away.
 fn nearest_key(key: &str) -> Option<&'static str> {
-    const KEYS: [&str; 12] = [
+    const KEYS: [&str; 38] = [
         "version",
         "hypervisor",
         "vm",
         "log",
+        "consoles",
+        "background",
+        "share-smt",
+        "share-cpus",
+        "slice-us",
         "name",
+        "vcpus",
+        "cpus",
         "memory",
+        "loader",
         "kernel",
         "initrd",
+        "modules",
         "cmdline",
+        "unknown",
+        "ports",
+        "mmio",
+        "msrs",
+        "idle",
+        "on-reset",
+        "cpuid",
+        "mask",
+        "physical-bits",
+        "leaf",
+        "subleaf",
+        "eax",
+        "ebx",
+        "ecx",
+        "edx",
         "test",
         "exit-port",
         "withhold",
+        "save-restore",
+        "views",
     ];
     KEYS.into_iter()
         .map(|known| (edits(key, known), known))

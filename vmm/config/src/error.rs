@@ -3,7 +3,10 @@
 use alloc::string::String;
 use core::fmt;
 
-use crate::{MAX_CMDLINE_BYTES, MAX_PATH_BYTES, VERSION};
+use crate::{
+    MAX_CMDLINE_BYTES, MAX_PATH_BYTES, MAX_VCPUS, VERSION,
+    check::{PHYSICAL_BITS, SLICES_US},
+};
 
 /// What is wrong, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -36,8 +39,6 @@ pub enum Problem {
     NoVm,
     /// `[vm]` was written for `[[vm]]`.
     VmNotList,
-    /// More than one `[[vm]]`: how many.
-    SeveralVms(usize),
     /// Two VMs have this name.
     DuplicateName(String),
     /// Not a name.
@@ -46,6 +47,56 @@ pub enum Problem {
     Size(String),
     /// Not a multiple of 2 MiB, or zero.
     Memory(String),
+    /// No number of vCPUs.
+    Vcpus(u32),
+    /// So many pins for so many vCPUs.
+    PinCount(usize, u32),
+    /// Two vCPUs of the VM are pinned to this CPU.
+    PinTwice(u32),
+    /// This CPU is also named by the VM of this name.
+    PinShared(u32, String),
+    /// Not the length of a time slice.
+    Slice(u32),
+    /// Not a width of guest-physical addresses.
+    PhysicalBits(u8),
+    /// Modules for Linux.
+    LinuxModules,
+    /// The machine has not so much memory.
+    TooMuchMemory {
+        /// Bytes that the VM wants.
+        wanted: u64,
+        /// Bytes that are left for it.
+        left: u64,
+        /// Bytes that the machine has for all VMs.
+        total: u64,
+    },
+    /// The VM has more vCPUs than the machine has CPUs.
+    TooManyVcpus {
+        /// vCPUs of the VM.
+        vcpus: u32,
+        /// CPUs of the machine.
+        cpus: usize,
+    },
+    /// A vCPU is pinned to a CPU that the machine does not have.
+    NoCpu {
+        /// The CPU's number.
+        cpu: u32,
+        /// CPUs of the machine.
+        cpus: usize,
+    },
+    /// A vCPU is pinned to an SMT sibling of a CPU that runs another VM.
+    Siblings {
+        /// The CPU's number.
+        cpu: u32,
+        /// Its sibling.
+        sibling: u32,
+        /// The VM of the sibling.
+        other: String,
+    },
+    /// Every core belongs to other VMs.
+    NoCore,
+    /// A file that the VM names, or a value, does not do for its loader. In the loader's words.
+    Load(String),
     /// Not a path below the configuration's folder.
     Path(String, PathFault),
     /// The command line has this many bytes.
@@ -102,12 +153,6 @@ impl fmt::Display for Problem {
                 write!(f, "there is no VM; add a section [[vm]] with name, memory, kernel")
             }
             Self::VmNotList => write!(f, "VMs are a list; write [[vm]] with two brackets"),
-            Self::SeveralVms(count) => {
-                write!(
-                    f,
-                    "{count} VMs, but this version runs one; remove the other [[vm]] sections"
-                )
-            }
             Self::DuplicateName(name) => {
                 write!(f, "{name:?} is also another VM's name; give each VM a name of its own")
             }
@@ -121,6 +166,66 @@ impl fmt::Display for Problem {
             Self::Memory(text) => {
                 write!(f, "{text:?} is not a multiple of 2M above zero; write for example \"256M\"")
             }
+            Self::Vcpus(count) => {
+                write!(f, "{count} is not a number of vCPUs; write 1 to {MAX_VCPUS}")
+            }
+            Self::PinCount(pins, vcpus) => write!(
+                f,
+                "{pins} CPUs for {vcpus} vCPUs; write one CPU for each, or leave the key out"
+            ),
+            Self::PinTwice(cpu) => {
+                write!(f, "CPU {cpu} is there twice; give each vCPU of a VM a CPU of its own")
+            }
+            Self::PinShared(cpu, other) => write!(
+                f,
+                "CPU {cpu} is also VM {other:?}'s; choose another, or write `share-cpus = true` in [hypervisor] to let \
+                 them take turns"
+            ),
+            Self::Slice(us) => write!(
+                f,
+                "{us} is not the length of a time slice; write {} to {} microseconds",
+                SLICES_US.start(),
+                SLICES_US.end()
+            ),
+            Self::PhysicalBits(bits) => write!(
+                f,
+                "{bits} is not a width of addresses; write {} to {}",
+                PHYSICAL_BITS.start(),
+                PHYSICAL_BITS.end()
+            ),
+            Self::LinuxModules => {
+                write!(f, "Linux takes no modules; write `initrd`, or another `loader`")
+            }
+            Self::TooMuchMemory { wanted, left, total } => write!(
+                f,
+                "{} MiB are more than the {} MiB left of the machine's {}; write less, here or in another VM",
+                wanted >> 20,
+                left >> 20,
+                total >> 20
+            ),
+            Self::TooManyVcpus { vcpus, cpus } => write!(
+                f,
+                "{vcpus} vCPUs, but the machine has {}; write at most {cpus}, or `share-cpus = true` in [hypervisor] to \
+                 let them take turns",
+                Cpus(*cpus)
+            ),
+            Self::NoCpu { cpu, cpus } => write!(
+                f,
+                "there is no CPU {cpu}, the machine has {}; write numbers up to {}",
+                Cpus(*cpus),
+                cpus.saturating_sub(1)
+            ),
+            Self::Siblings { cpu, sibling, other } => write!(
+                f,
+                "CPU {cpu} shares a core with CPU {sibling}, which is VM {other:?}'s; choose a CPU of another core, or \
+                 write `share-smt = true` in [hypervisor]"
+            ),
+            Self::NoCore => write!(
+                f,
+                "every core is in use by another VM's pinned vCPUs; free a core there, or write `share-smt = true` in \
+                 [hypervisor]"
+            ),
+            Self::Load(words) => write!(f, "{words}"),
             Self::Path(path, fault) => write!(
                 f,
                 "{path:?} {fault}; write a path below this file's folder, for example \"guest/vmlinuz\""
@@ -132,6 +237,15 @@ impl fmt::Display for Problem {
                 write!(f, "holds the control character {character:?}; write one line of text")
             }
         }
+    }
+}
+
+/// A number of CPUs in words.
+struct Cpus(usize);
+
+impl fmt::Display for Cpus {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} CPU{}", self.0, if self.0 == 1 { "" } else { "s" })
     }
 }
 

@@ -7,20 +7,14 @@
 //! ```toml
 //! version = 1
 //!
-//! [hypervisor]
-//! log = "info"
-//!
 //! [[vm]]
 //! name = "linux"
 //! memory = "256M"
 //! kernel = "guest/vmlinuz"
-//! initrd = "guest/initrd"
-//! cmdline = "console=ttyS0"
-//!
-//! [vm.test]
-//! exit-port = true
-//! withhold = ["timer"]
 //! ```
+//!
+//! [`admit`] compares a configuration with the machine that is to run it, and places its vCPUs. All keys:
+//! docs/configuration.md.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -32,15 +26,18 @@
 
 extern crate alloc;
 
+mod admit;
 mod check;
 mod error;
+mod place;
 mod schema;
 #[cfg(test)]
 mod tests;
 
 use alloc::{string::String, vec::Vec};
 
-pub use check::{MAX_CMDLINE_BYTES, MAX_PATH_BYTES, MEMORY_GRANULE, parse};
+pub use admit::{Machine, Placement, admit};
+pub use check::{MAX_CMDLINE_BYTES, MAX_PATH_BYTES, MAX_VCPUS, MEMORY_GRANULE, parse};
 pub use error::{ConfigError, PathFault, Problem};
 use serde::Deserialize;
 
@@ -54,6 +51,8 @@ pub struct Config {
     pub hypervisor: Hypervisor,
     /// `[[vm]]`, in the file's order; at least one.
     pub vms: Vec<Vm>,
+    /// What it was read from, for messages.
+    source: place::Source,
 }
 
 /// `[hypervisor]`: Kerf itself.
@@ -61,6 +60,39 @@ pub struct Config {
 pub struct Hypervisor {
     /// `log`: the least severe level that is printed.
     pub log: LogLevel,
+    /// `consoles`: where Kerf prints; `None` for every one that the machine has.
+    pub consoles: Option<Vec<Console>>,
+    /// `background`: what becomes of the output of guests that do not have the terminal.
+    pub background: Background,
+    /// `share-smt`: vCPUs of different VMs may run on SMT siblings at once.
+    pub share_smt: bool,
+    /// `share-cpus`: one CPU may be named in `cpus` of several VMs, and a VM may have more vCPUs than there are CPUs.
+    pub share_cpus: bool,
+    /// `slice-us`: microseconds that a vCPU runs before another one on the same CPU has its turn.
+    pub slice_us: u32,
+}
+
+/// `hypervisor.consoles`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Console {
+    /// `"serial"`: a 16550, by port or where SPCR says.
+    Serial,
+    /// `"debug-port"`: port 0xe9 or 0x402 of an emulator.
+    DebugPort,
+    /// `"screen"`: text on the firmware's framebuffer.
+    Screen,
+}
+
+/// `hypervisor.background`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Background {
+    /// `"show"`: printed line by line, each with the VM's name in front.
+    #[default]
+    Show,
+    /// `"keep"`: kept until the VM has the terminal.
+    Keep,
 }
 
 /// `hypervisor.log`.
@@ -81,16 +113,145 @@ pub enum LogLevel {
 pub struct Vm {
     /// `name`: unique; letters, digits, `-` and `_`.
     pub name: String,
+    /// `vcpus`: how many virtual CPUs, 1 to [`MAX_VCPUS`].
+    pub vcpus: u32,
+    /// `cpus`: for each vCPU the number of the CPU that runs it; `None` where Kerf chooses.
+    pub cpus: Option<Vec<u32>>,
     /// `memory`: bytes of guest RAM, a multiple of 2 MiB, written as `"256M"` or `"2G"`.
     pub memory_bytes: u64,
-    /// `kernel`: path of a bzImage, relative to the configuration's own folder, `/` between its parts.
+    /// `loader`: by which protocol the kernel is started.
+    pub loader: Loader,
+    /// `kernel`: path of the kernel, relative to the configuration's own folder, `/` between its parts.
     pub kernel: String,
-    /// `initrd`: path of an initial RAM disk, likewise.
+    /// `initrd`: path of an initial RAM disk, likewise; the first module where the protocol has modules.
     pub initrd: Option<String>,
+    /// `modules`: paths of modules, likewise.
+    pub modules: Vec<String>,
     /// `cmdline`: the guest kernel's command line.
     pub cmdline: String,
+    /// `[vm.unknown]`: what an access to something that is not there does.
+    pub unknown: Unknown,
+    /// `idle`: whether waiting instructions exit.
+    pub idle: Idle,
+    /// `on-reset`: what a reset by the guest does.
+    pub on_reset: OnReset,
+    /// `[vm.cpuid]`: what the guest sees less of its CPU.
+    pub cpuid: Cpuid,
     /// `[vm.test]`: switches for tests only.
     pub test: TestSwitches,
+}
+
+impl Vm {
+    /// The files it names, each with its key, in the order of loading. One file may be named several times.
+    pub fn files(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let initrd = self.initrd.iter().map(|name| ("initrd", name.as_str()));
+        let modules = self.modules.iter().map(|name| ("modules", name.as_str()));
+        [("kernel", self.kernel.as_str())].into_iter().chain(initrd).chain(modules)
+    }
+}
+
+/// `vm.loader`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Loader {
+    /// `"auto"`: by what the kernel file is.
+    #[default]
+    Auto,
+    /// `"linux"`: a bzImage, entered in 64-bit mode.
+    Linux,
+    /// `"pvh"`: an ELF file with the note `XEN_ELFNOTE_PHYS32_ENTRY`.
+    Pvh,
+    /// `"multiboot"`: a file with a Multiboot 1 header.
+    Multiboot,
+}
+
+/// `[vm.unknown]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Unknown {
+    /// Ports that no device has; to fault is #GP.
+    pub ports: Policy,
+    /// Guest-physical addresses that neither RAM nor a device has; to fault is #GP.
+    pub mmio: Policy,
+    /// MSRs that the guest's CPU does not have; to fault is #GP.
+    pub msrs: Policy,
+}
+
+impl Default for Unknown {
+    fn default() -> Self {
+        Self { ports: Policy::Allow, mmio: Policy::Allow, msrs: Policy::Fault }
+    }
+}
+
+/// What an unknown access does; it is counted in any case.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Policy {
+    /// `"allow"`: reads give all-ones (MSRs: zero), writes nothing.
+    Allow,
+    /// `"fault"`: the guest takes an exception.
+    Fault,
+    /// `"stop"`: the VM is stopped with a report.
+    Stop,
+}
+
+/// `vm.idle`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Idle {
+    /// `"exit"`: HLT gives the CPU to others.
+    #[default]
+    Exit,
+    /// `"guest"`: a vCPU that is alone on its CPU runs HLT, PAUSE and MWAIT without an exit.
+    #[serde(rename = "guest")]
+    InGuest,
+}
+
+/// `vm.on-reset`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnReset {
+    /// `"end"`: the VM ends.
+    #[default]
+    End,
+    /// `"restart"`: the VM starts again from its files.
+    Restart,
+}
+
+/// `[vm.cpuid]`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Cpuid {
+    /// `mask`: what stays of the leaves that Kerf offers.
+    pub mask: Vec<CpuidMask>,
+    /// `physical-bits`: the width of guest-physical addresses, at most the CPU's own.
+    pub physical_bits: Option<u8>,
+}
+
+/// An entry of `vm.cpuid.mask`: only bits that are 1 here stay in the leaf's registers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CpuidMask {
+    /// EAX of the leaf.
+    pub leaf: u32,
+    /// ECX of the leaf; `None` for all of its subleaves.
+    pub subleaf: Option<u32>,
+    /// Bits of EAX that stay.
+    #[serde(default = "all_ones")]
+    pub eax: u32,
+    /// Bits of EBX that stay.
+    #[serde(default = "all_ones")]
+    pub ebx: u32,
+    /// Bits of ECX that stay.
+    #[serde(default = "all_ones")]
+    pub ecx: u32,
+    /// Bits of EDX that stay.
+    #[serde(default = "all_ones")]
+    pub edx: u32,
+}
+
+const fn all_ones() -> u32 {
+    u32::MAX
 }
 
 /// `[vm.test]`.
@@ -101,6 +262,10 @@ pub struct TestSwitches {
     pub exit_port: bool,
     /// `withhold`: interrupts of these sources never reach the guest.
     pub withhold: Vec<Withheld>,
+    /// `save-restore`: vCPUs are saved and restored, all of them, over and over while the guest runs.
+    pub save_restore: bool,
+    /// `views`: the guest has a second second-stage view, to switch to by hypercall.
+    pub views: bool,
 }
 
 /// An interrupt source that a test withholds.

@@ -5,7 +5,7 @@ use alloc::{string::String, vec::Vec};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::{LogLevel, TestSwitches};
+use crate::{Background, Console, Cpuid, Idle, Loader, LogLevel, OnReset, TestSwitches, Unknown};
 
 /// The whole file.
 #[derive(Deserialize)]
@@ -22,20 +22,39 @@ pub(crate) struct File {
 
 /// `[hypervisor]`.
 #[derive(Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct HypervisorTable {
     pub(crate) log: LogLevel,
+    pub(crate) consoles: Option<Vec<Console>>,
+    pub(crate) background: Background,
+    pub(crate) share_smt: bool,
+    pub(crate) share_cpus: bool,
+    pub(crate) slice_us: Option<Spanned<u32>>,
 }
 
 /// `[[vm]]`.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct VmTable {
     pub(crate) name: Spanned<String>,
+    pub(crate) vcpus: Option<Spanned<u32>>,
+    pub(crate) cpus: Option<Spanned<Vec<Spanned<u32>>>>,
     pub(crate) memory: Spanned<String>,
+    #[serde(default)]
+    pub(crate) loader: Loader,
     pub(crate) kernel: Spanned<String>,
     pub(crate) initrd: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) modules: Vec<Spanned<String>>,
     pub(crate) cmdline: Option<Spanned<String>>,
+    #[serde(default)]
+    pub(crate) unknown: Unknown,
+    #[serde(default)]
+    pub(crate) idle: Idle,
+    #[serde(default)]
+    pub(crate) on_reset: OnReset,
+    #[serde(default)]
+    pub(crate) cpuid: Option<Spanned<Cpuid>>,
     #[serde(default)]
     pub(crate) test: TestSwitches,
 }

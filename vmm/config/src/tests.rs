@@ -39,20 +39,12 @@ fn with(line: &str, replacement: &str) -> String {
 fn good_file_is_read_whole() {
     let config = parse("kerf.toml", GOOD).unwrap();
     assert_eq!(config.hypervisor.log, LogLevel::Debug);
-    assert_eq!(
-        config.vms,
-        [Vm {
-            name: "linux".into(),
-            memory_bytes: 256 << 20,
-            kernel: "guest/vmlinuz".into(),
-            initrd: Some("guest/initrd".into()),
-            cmdline: "console=ttyS0 quiet".into(),
-            test: TestSwitches {
-                exit_port: true,
-                withhold: vec![Withheld::Timer, Withheld::Serial],
-            },
-        }]
-    );
+    let [vm] = &config.vms[..] else { panic!("one VM") };
+    assert_eq!((vm.name.as_str(), vm.memory_bytes), ("linux", 256 << 20));
+    assert_eq!((vm.kernel.as_str(), vm.initrd.as_deref()), ("guest/vmlinuz", Some("guest/initrd")));
+    assert_eq!(vm.cmdline, "console=ttyS0 quiet");
+    assert!(vm.test.exit_port && !vm.test.save_restore && !vm.test.views);
+    assert_eq!(vm.test.withhold, [Withheld::Timer, Withheld::Serial]);
 }
 
 #[test]
@@ -63,6 +55,137 @@ fn short_file_has_defaults() {
     let vm = &config.vms[0];
     assert_eq!((vm.memory_bytes, &vm.initrd, vm.cmdline.as_str()), (2 << 20, &None, ""));
     assert_eq!(vm.test, TestSwitches::default());
+    assert_eq!((vm.vcpus, &vm.cpus, vm.loader), (1, &None, Loader::Auto));
+    assert_eq!((vm.idle, vm.on_reset), (Idle::Exit, OnReset::End));
+    let (allow, fault) = (Policy::Allow, Policy::Fault);
+    assert_eq!(vm.unknown, Unknown { ports: allow, mmio: allow, msrs: fault });
+    assert_eq!(vm.cpuid, Cpuid::default());
+    let hypervisor = &config.hypervisor;
+    assert_eq!((hypervisor.background, hypervisor.slice_us), (Background::Show, 2000));
+    assert!(hypervisor.consoles.is_none() && !hypervisor.share_smt && !hypervisor.share_cpus);
+}
+
+#[test]
+fn every_key_is_read() {
+    let text = "
+version = 1
+[hypervisor]
+consoles = [\"serial\", \"debug-port\", \"screen\"]
+background = \"keep\"
+share-smt = true
+share-cpus = true
+slice-us = 500
+[[vm]]
+name = \"a\"
+vcpus = 2
+cpus = [3, 1]
+memory = \"2M\"
+loader = \"multiboot\"
+kernel = \"k\"
+initrd = \"i\"
+modules = [\"m\", \"n/o\", \"m\"]
+idle = \"guest\"
+on-reset = \"restart\"
+[vm.unknown]
+msrs = \"allow\"
+ports = \"fault\"
+mmio = \"stop\"
+[vm.cpuid]
+physical-bits = 36
+mask = [{ leaf = 7, subleaf = 0, ebx = 0xfffe_ffff }, { leaf = 1, ecx = 0 }]
+[vm.test]
+save-restore = true
+views = true
+";
+    let Config { hypervisor, vms, .. } = parse("kerf.toml", text).unwrap();
+    let consoles = [Console::Serial, Console::DebugPort, Console::Screen];
+    assert_eq!(hypervisor.consoles.as_deref(), Some(&consoles[..]));
+    assert_eq!((hypervisor.background, hypervisor.slice_us), (Background::Keep, 500));
+    assert!(hypervisor.share_smt && hypervisor.share_cpus);
+    let vm = &vms[0];
+    assert_eq!((vm.vcpus, vm.cpus.as_deref()), (2, Some(&[3, 1][..])));
+    assert_eq!(
+        (vm.loader, vm.idle, vm.on_reset),
+        (Loader::Multiboot, Idle::InGuest, OnReset::Restart)
+    );
+    let files: Vec<_> = vm.files().collect();
+    assert_eq!(
+        files,
+        [("kernel", "k"), ("initrd", "i"), ("modules", "m"), ("modules", "n/o"), ("modules", "m")]
+    );
+    let (ports, mmio, msrs) = (Policy::Fault, Policy::Stop, Policy::Allow);
+    assert_eq!(vm.unknown, Unknown { ports, mmio, msrs });
+    let all = u32::MAX;
+    let first =
+        CpuidMask { leaf: 7, subleaf: Some(0), eax: all, ebx: !0x1_0000, ecx: all, edx: all };
+    let second = CpuidMask { leaf: 1, subleaf: None, eax: all, ebx: all, ecx: 0, edx: all };
+    assert_eq!(vm.cpuid, Cpuid { mask: vec![first, second], physical_bits: Some(36) });
+    assert!(vm.test.save_restore && vm.test.views);
+}
+
+#[test]
+fn numbers_out_of_range_say_the_range() {
+    for (line, expected) in [
+        ("vcpus = 0", "vm.vcpus: 0 is not a number of vCPUs; write 1 to 255"),
+        ("vcpus = 256", "vm.vcpus: 256 is not a number of vCPUs; write 1 to 255"),
+        (
+            "cpuid.physical-bits = 31",
+            "vm.cpuid.physical-bits: 31 is not a width of addresses; write 32 to 52",
+        ),
+    ] {
+        let text = with("name = \"linux\"", &format!("name = \"linux\"\n{line}"));
+        assert_eq!(text, format!("kerf.toml:8: {expected}"));
+    }
+    assert_eq!(
+        with("log = \"debug\"", "slice-us = 99"),
+        "kerf.toml:4: hypervisor.slice-us: 99 is not the length of a time slice; write 100 to 1000000 \
+         microseconds"
+    );
+}
+
+#[test]
+fn each_vcpu_has_one_cpu_of_its_own() {
+    for (line, expected) in [
+        (
+            "vcpus = 2\ncpus = [0]",
+            "kerf.toml:9: vm.cpus: 1 CPUs for 2 vCPUs; write one CPU for each, or leave the key out",
+        ),
+        (
+            "cpus = []",
+            "kerf.toml:8: vm.cpus: 0 CPUs for 1 vCPUs; write one CPU for each, or leave the key out",
+        ),
+        (
+            "cpus = [1, 2, 1]\nvcpus = 3",
+            "kerf.toml:8: vm.cpus: CPU 1 is there twice; give each vCPU of a VM a CPU of its own",
+        ),
+    ] {
+        assert_eq!(with("name = \"linux\"", &format!("name = \"linux\"\n{line}")), expected);
+    }
+}
+
+#[test]
+fn vms_share_a_cpu_only_where_the_file_says_so() {
+    let first = GOOD.replace("name = \"linux\"", "name = \"linux\"\nvcpus = 2\ncpus = [0, 1]");
+    let second = "[[vm]]\nname = \"b\"\nmemory = \"2M\"\nkernel = \"k\"\ncpus = [1]\n";
+    let text = format!("{first}{second}");
+    assert_eq!(
+        message(&text),
+        "kerf.toml:22: vm.cpus: CPU 1 is also VM \"linux\"'s; choose another, or write \
+         `share-cpus = true` in [hypervisor] to let them take turns"
+    );
+    assert!(parse("k", &text.replace("log = ", "share-cpus = true\nlog = ")).is_ok());
+    assert!(parse("k", &text.replace("cpus = [1]", "cpus = [2]")).is_ok());
+}
+
+#[test]
+fn linux_takes_no_modules() {
+    let lines = |loader| format!("name = \"linux\"\nmodules = [\"m\"]\nloader = {loader:?}");
+    assert_eq!(
+        with("name = \"linux\"", &lines("linux")),
+        "kerf.toml:8: vm.modules: Linux takes no modules; write `initrd`, or another `loader`"
+    );
+    assert!(parse("k", &GOOD.replace("name = \"linux\"", &lines("pvh"))).is_ok());
+    assert!(with("name = \"linux\"", &lines("efi")).contains("unknown variant `efi`"));
 }
 
 #[test]
@@ -100,17 +223,19 @@ fn memory_is_a_positive_multiple_of_2_mib() {
 fn unknown_key_is_refused_with_its_neighbour() {
     assert_eq!(
         with("memory =", "memry ="),
-        "kerf.toml:8: vm.memry: unknown key `memry`, expected one of `name`, `memory`, `kernel`, \
-         `initrd`, `cmdline`, `test`; did you mean `memory`?"
+        "kerf.toml:8: vm.memry: unknown key `memry`, expected one of `name`, `vcpus`, `cpus`, `memory`, \
+         `loader`, `kernel`, `initrd`, `modules`, `cmdline`, `unknown`, `idle`, `on-reset`, `cpuid`, \
+         `test`; did you mean `memory`?"
     );
     assert_eq!(
         with("exit-port", "exit_port"),
-        "kerf.toml:14: vm.test.exit_port: unknown key `exit_port`, expected `exit-port` or \
-         `withhold`; did you mean `exit-port`?"
+        "kerf.toml:14: vm.test.exit_port: unknown key `exit_port`, expected one of \
+         `exit-port`, `withhold`, `save-restore`, `views`; did you mean `exit-port`?"
     );
     assert_eq!(
         with("log =", "colour ="),
-        "kerf.toml:4: hypervisor.colour: unknown key `colour`, expected `log`"
+        "kerf.toml:4: hypervisor.colour: unknown key `colour`, expected one of `log`, `consoles`, \
+         `background`, `share-smt`, `share-cpus`, `slice-us`"
     );
     assert!(with("[hypervisor]", "[hypervizor]").contains("did you mean `hypervisor`?"));
 }
@@ -186,12 +311,9 @@ fn at_least_one_vm() {
 }
 
 #[test]
-fn several_vms_are_refused_for_now() {
+fn names_are_unique() {
     let second = "[[vm]]\nname = \"b\"\nmemory = \"2M\"\nkernel = \"k\"\n";
-    assert_eq!(
-        message(&format!("{GOOD}{second}")),
-        "kerf.toml:16: vm: 2 VMs, but this version runs one; remove the other [[vm]] sections"
-    );
+    assert_eq!(parse("k", &format!("{GOOD}{second}")).unwrap().vms.len(), 2);
     assert_eq!(
         message(&format!("{GOOD}{}", second.replace("\"b\"", "\"linux\""))),
         "kerf.toml:17: vm.name: \"linux\" is also another VM's name; give each VM a name of its own"
