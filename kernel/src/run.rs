@@ -196,6 +196,7 @@ impl<B: Backend> Guest<B> {
             address_space: ADDRESS_SPACE,
             tsc_offset,
             xcr0_allowed: cpuid.xcr0_allowed(),
+            idle: vcpu::IdlePolicy::Exit,
             registers,
         };
         let vcpu = backend.create_vcpu(&init, &mut Pages)?;

@@ -8,9 +8,11 @@
 
 mod insn;
 
+use alloc::vec::Vec;
+
 use hw::{CpuidBus, Hva, OutOfFrames, PAGE_SIZE};
 
-use crate::HostPages;
+use crate::{HostPages, StateError};
 
 /// Bytes of the legacy region and the XSAVE header (SDM vol. 1, 13.4.1 and 13.4.2): what an area has at the least.
 const LEGACY_AND_HEADER_BYTES: u32 = 576;
@@ -70,9 +72,17 @@ pub(crate) struct Fpu {
     /// The components that belong to the guest: what XCR0 may ever hold, and x87 and SSE always.
     mask: u64,
     area: Hva,
+    /// Bytes of the area that components take.
+    area_bytes: u32,
     xcr0: u64,
     loaded: bool,
 }
+
+/// Index of MXCSR's word in an area, and of the header's (SDM vol. 1, 13.4).
+const MXCSR_WORD: usize = 3;
+const HEADER_WORD: usize = 64;
+/// MXCSR bits that a write accepts on every CPU with SSE2 (SDM vol. 1, 11.6.6).
+const MXCSR_KNOWN: u32 = 0xffff;
 
 impl Fpu {
     /// The initial state, for a guest that may set `xcr0_allowed` in XCR0 (0: no XSAVE).
@@ -82,10 +92,11 @@ impl Fpu {
         pages: &mut dyn HostPages,
     ) -> Result<Self, OutOfFrames> {
         let mask = xcr0_allowed & support.supported | LEGACY_STATE;
-        let bytes = u64::from(support.area_bytes(mask));
-        let page = pages.alloc_pages(bytes.div_ceil(PAGE_SIZE) as usize)?;
+        let area_bytes = support.area_bytes(mask);
+        let page = pages.alloc_pages(u64::from(area_bytes).div_ceil(PAGE_SIZE) as usize)?;
         insn::write_initial(page.hva);
-        Ok(Self { xsave: support.xsave, mask, area: page.hva, xcr0: XCR0_RESET, loaded: false })
+        let (xsave, xcr0) = (support.xsave, XCR0_RESET);
+        Ok(Self { xsave, mask, area: page.hva, area_bytes, xcr0, loaded: false })
     }
 
     /// The guest's XCR0.
@@ -98,6 +109,52 @@ impl Fpu {
         self.xcr0 = value & self.mask | XCR0_RESET;
         if self.loaded && self.xsave {
             insn::xsetbv(self.xcr0);
+        }
+    }
+
+    /// The state as XSAVE stores it.
+    pub(crate) fn image(&self) -> Vec<u64> {
+        if self.loaded {
+            self.store();
+        }
+        let mut image = alloc::vec![0; self.area_bytes.div_ceil(8) as usize];
+        insn::read_area(self.area, &mut image);
+        image
+    }
+
+    /// Puts an image and XCR0 in place of the present state. An image that is shorter than the area lacks components that
+    /// were never used.
+    pub(crate) fn restore(&mut self, image: &[u64], xcr0: u64) -> Result<(), StateError> {
+        let too_long = image.len() > self.area_bytes.div_ceil(8) as usize;
+        let [present, compacted, reserved @ ..] = match image.get(HEADER_WORD..HEADER_WORD + 8) {
+            Some(header) => *header.first_chunk::<8>().unwrap_or(&[u64::MAX; 8]),
+            None => return Err(StateError::Components),
+        };
+        // XRSTOR raises #GP for these (SDM vol. 1, 13.8.1).
+        if too_long || present & !self.mask != 0 || xcr0 & !self.mask != 0 {
+            return Err(StateError::Components);
+        }
+        if compacted != 0 || reserved != [0; 6] || image[MXCSR_WORD] as u32 & !MXCSR_KNOWN != 0 {
+            return Err(StateError::Value("XSAVE image"));
+        }
+        let loaded = self.loaded;
+        self.unload();
+        insn::write_area(self.area, image);
+        self.set_xcr0(xcr0);
+        if loaded {
+            self.load();
+        }
+        Ok(())
+    }
+
+    /// Stores the registers in the area; the guest's state stays in them.
+    fn store(&self) {
+        if self.xsave {
+            insn::xsetbv(self.mask);
+            insn::xsave(self.area, self.mask);
+            insn::xsetbv(self.xcr0);
+        } else {
+            insn::fxsave(self.area);
         }
     }
 
@@ -123,13 +180,12 @@ impl Fpu {
         if !self.loaded {
             return;
         }
+        self.store();
         if self.xsave {
             insn::xsetbv(self.mask);
-            insn::xsave(self.area, self.mask);
             insn::xrstor_initial(self.mask);
             insn::xsetbv(XCR0_RESET);
         } else {
-            insn::fxsave(self.area);
             insn::fxrstor_initial();
         }
         self.loaded = false;
@@ -193,6 +249,32 @@ mod tests {
         assert_eq!(fpu.xcr0(), 1, "XCR0 starts as after reset");
         fpu.set_xcr0(0x207);
         assert_eq!(fpu.xcr0(), 0b111);
+    }
+
+    #[test]
+    fn an_image_comes_back_and_a_bad_one_is_refused() {
+        let mut pages = OnePage(Box::new([0; 512]));
+        let support = FpuSupport::probe(&Avx { xsave: true });
+        let mut fpu = Fpu::new(&support, 0b111, &mut pages).unwrap();
+        let mut image = fpu.image();
+        assert_eq!(image.len(), 832 / 8);
+        image[HEADER_WORD] = 0b111;
+        image[72] = 0x1234;
+        assert_eq!(fpu.restore(&image, 0b111), Ok(()));
+        assert_eq!((fpu.image(), fpu.xcr0()), (image.clone(), 0b111));
+        let refused = |fpu: &mut Fpu, at: usize, value| {
+            let mut bad = image.clone();
+            bad[at] = value;
+            fpu.restore(&bad, 1).is_err()
+        };
+        assert!(refused(&mut fpu, HEADER_WORD, 1 << 9), "a component without room");
+        assert!(refused(&mut fpu, HEADER_WORD + 1, 1 << 63), "the compacted form");
+        assert!(refused(&mut fpu, HEADER_WORD + 7, 1));
+        assert!(refused(&mut fpu, MXCSR_WORD, 0x1_0000));
+        assert_eq!(fpu.restore(&image[..71], 1), Err(StateError::Components));
+        assert_eq!(fpu.restore(&[&image[..], &[0]].concat(), 1), Err(StateError::Components));
+        assert_eq!(fpu.restore(&image, 0x207), Err(StateError::Components));
+        assert_eq!(fpu.image(), image, "a refusal changes nothing");
     }
 
     #[test]

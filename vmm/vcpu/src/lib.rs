@@ -15,6 +15,7 @@ extern crate alloc;
 mod exit;
 mod fpu;
 mod registers;
+mod state;
 
 pub mod scripted;
 pub mod svm;
@@ -22,6 +23,7 @@ pub mod vmx;
 
 pub use exit::{Access, EntryFailure, Event, Exit, PortIo, SecondStageFault};
 pub use registers::{CpuContext, Gpr, Registers};
+pub use state::{Events, STATE_MSRS, StateError, VcpuState};
 
 use hw::{CpuidBus, Hpa, Hva, Msr, MsrBus, MsrFault, OutOfFrames};
 use paging::EntryFormat;
@@ -150,6 +152,21 @@ pub trait Vcpu {
     /// stage has lost a mapping or a right, on the CPU on which this is loaded; [`Vcpu::load`] does the same by itself.
     /// New mappings and rights need no call: a stale refusal faults once more and is looked up again.
     fn flush_translations(&mut self);
+
+    /// Goes over to another second stage (a view) at `root`, and drops what the CPU has cached of the old one, and of the
+    /// new one from before.
+    fn set_second_stage(&mut self, root: Hpa);
+    /// Sets what is added to the host's time-stamp counter to give the guest's.
+    fn set_tsc_offset(&mut self, offset: u64);
+
+    /// The whole state, the time-stamp counter apart.
+    fn save(&self) -> VcpuState;
+    /// Puts a state in place of the present one.
+    ///
+    /// # Errors
+    /// [`StateError`] where this CPU or this guest cannot have it; part of it may then be in place, and the virtual CPU is
+    /// to be given another state before it runs again.
+    fn restore(&mut self, state: &VcpuState) -> Result<(), StateError>;
 }
 
 /// What a virtual CPU is made from.
@@ -163,8 +180,20 @@ pub struct VcpuInit {
     pub tsc_offset: u64,
     /// XCR0 bits the guest may set, 0 where it has no XSAVE.
     pub xcr0_allowed: u64,
+    /// Who waits when the guest has nothing to do.
+    pub idle: IdlePolicy,
     /// Its registers at start.
     pub registers: Registers,
+}
+
+/// Whether HLT, MWAIT and PAUSE exit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum IdlePolicy {
+    /// HLT exits, so that another virtual CPU can have the CPU meanwhile; MONITOR and MWAIT are not offered.
+    #[default]
+    Exit,
+    /// The guest runs them itself: for a virtual CPU that has its CPU alone. A host interrupt still ends the wait.
+    InGuest,
 }
 
 /// Where a backend gets pages for its control structures: zeroed, never given back while the backend lives.

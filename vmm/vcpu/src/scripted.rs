@@ -7,14 +7,14 @@
 use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
-use hw::{CpuidBus, Msr, MsrBus, MsrFault};
+use hw::{CpuidBus, Hpa, Msr, MsrBus, MsrFault};
 use paging::format::Npt;
 use x86_spec::cpu::Rflags;
 use x86_spec::msr;
 
 use crate::{
-    Backend, CpuContext, EnableError, Event, Exit, Gpr, HostPages, Registers, Unsupported, Vcpu,
-    VcpuInit,
+    Backend, CpuContext, EnableError, Event, Events, Exit, Gpr, HostPages, Registers, STATE_MSRS,
+    StateError, Unsupported, Vcpu, VcpuInit, VcpuState,
 };
 
 /// A backend whose virtual CPUs play scripts.
@@ -130,6 +130,10 @@ pub struct ScriptedVcpu {
     pub runs: usize,
     /// Calls of [`Vcpu::flush_translations`] so far.
     pub flushes: usize,
+    /// What [`Vcpu::set_second_stage`] said last.
+    pub second_stage: Option<Hpa>,
+    /// What [`Vcpu::set_tsc_offset`] said last.
+    pub tsc_offset: Option<u64>,
     xcr0: u64,
     script: VecDeque<Step>,
     len: Option<u8>,
@@ -166,6 +170,8 @@ impl ScriptedVcpu {
             loaded: false,
             runs: 0,
             flushes: 0,
+            second_stage: None,
+            tsc_offset: None,
             xcr0: 1,
             script: VecDeque::new(),
             len: None,
@@ -328,6 +334,48 @@ impl Vcpu for ScriptedVcpu {
 
     fn flush_translations(&mut self) {
         self.flushes += 1;
+    }
+
+    fn set_second_stage(&mut self, root: Hpa) {
+        self.second_stage = Some(root);
+        self.flushes += 1;
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.tsc_offset = Some(offset);
+    }
+
+    fn save(&self) -> VcpuState {
+        VcpuState {
+            registers: self.state.clone(),
+            msrs: STATE_MSRS.map(|msr| self.read_msr(msr).unwrap_or(0)),
+            xcr0: self.xcr0,
+            events: Events {
+                first: match self.pending {
+                    Some(Event::Interrupt(vector)) => 1 << 31 | u64::from(vector),
+                    _ => 0,
+                },
+                sti_shadow: self.interrupt_shadow,
+                ..Events::default()
+            },
+            ..VcpuState::default()
+        }
+    }
+
+    fn restore(&mut self, state: &VcpuState) -> Result<(), StateError> {
+        self.set_registers(&state.registers);
+        for (&msr, &value) in STATE_MSRS.iter().zip(&state.msrs) {
+            if self.msrs.contains_key(&msr.0) || value != 0 {
+                self.write_msr(msr, value).map_err(|_| StateError::Msr(msr))?;
+            }
+        }
+        self.xcr0 = state.xcr0;
+        self.interrupt_shadow = state.events.sti_shadow;
+        self.pending = match state.events.first {
+            0 => None,
+            word => Some(Event::Interrupt(word as u8)),
+        };
+        Ok(())
     }
 }
 

@@ -30,6 +30,24 @@ pub(super) fn write_initial(area: Hva) {
     unsafe { area.write(Initial(INITIAL.0)) }
 }
 
+/// Copies the first words of `area`.
+pub(super) fn read_area(area: Hva, into: &mut [u64]) {
+    let words = core::ptr::with_exposed_provenance::<u64>(area.raw() as usize);
+    for (index, word) in into.iter_mut().enumerate() {
+        // SAFETY: the caller asks for no more words than the area has; no Rust reference to it exists.
+        *word = unsafe { words.add(index).read_volatile() };
+    }
+}
+
+/// Replaces the first words of `area`.
+pub(super) fn write_area(area: Hva, from: &[u64]) {
+    let words = core::ptr::with_exposed_provenance_mut::<u64>(area.raw() as usize);
+    for (index, &word) in from.iter().enumerate() {
+        // SAFETY: as for reading.
+        unsafe { words.add(index).write_volatile(word) }
+    }
+}
+
 /// See [`super::FpuSupport::prepare_cpu`].
 pub(super) fn prepare_cpu(xsave: bool) {
     let mut wanted = Cr4::OSFXSR | Cr4::OSXMMEXCPT;

@@ -5,6 +5,7 @@ use x86_spec::cpu::Rflags;
 use x86_spec::svm::{Clean, EventWord, INTERRUPT_SHADOW, VirtualInterrupt};
 
 use super::SvmVcpu;
+use crate::Events;
 
 /// Events and the window, apart from EVENTINJ itself.
 #[derive(Debug)]
@@ -100,6 +101,29 @@ impl SvmVcpu {
     /// Asks for the window, or takes that back.
     pub(super) fn set_window(&mut self, class: Option<u8>) {
         self.waiting.window = class;
+        self.update_window();
+    }
+
+    /// What waits, in neutral form.
+    pub(super) fn events(&self) -> Events {
+        Events {
+            first: self.vmcb.control.event_injection,
+            overtaken: self.waiting.held.0,
+            nmi: self.waiting.nmi,
+            sti_shadow: self.vmcb.control.interrupt_shadow & INTERRUPT_SHADOW != 0,
+            // EVENTINJ takes up a delivery again without another word.
+            ..Events::default()
+        }
+    }
+
+    /// The reverse, of events that have been checked. The CPU tells neither shadow from the other, and keeps by itself that
+    /// NMIs are blocked.
+    pub(super) fn set_events(&mut self, events: &Events) {
+        let control = &mut self.vmcb.control;
+        control.event_injection = super::vcpu::redelivery(EventWord(events.first)).0;
+        control.interrupt_shadow = u64::from(events.sti_shadow || events.mov_ss_shadow);
+        self.waiting.held = EventWord(events.overtaken);
+        self.waiting.nmi = events.nmi;
         self.update_window();
     }
 

@@ -110,6 +110,7 @@ fn vcpu_on(cpu: &Cpu) -> super::SvmVcpu {
         address_space: 1,
         tsc_offset: 0u64.wrapping_sub(5),
         xcr0_allowed: 0,
+        idle: crate::IdlePolicy::Exit,
         registers: long_mode(),
     };
     svm.create_vcpu(&init, &mut Leaked).unwrap()
@@ -482,4 +483,37 @@ fn an_illegal_event_is_a_broken_rule() {
         let rule = checks::broken_rule(&vcpu.vmcb, 40);
         assert_eq!(rule, Some("EVENTINJ is illegal (APM 15.20)"), "{event:#x}");
     }
+}
+
+#[test]
+fn a_state_goes_to_another_virtual_cpu() {
+    let mut vcpu = vcpu();
+    vcpu.set_gpr(crate::Gpr::R9, 99);
+    vcpu.write_msr(msr::LSTAR, 0xffff_8000_0000_0000).unwrap();
+    vcpu.write_msr(msr::PAT, 0x0606_0606_0606_0606).unwrap();
+    vcpu.inject(Event::Interrupt(0x40));
+    vcpu.inject(Event::PageFault { address: 0x123, error_code: 2 });
+    vcpu.vmcb.control.interrupt_shadow = 1;
+    let state = vcpu.save();
+    assert_eq!((state.events.first, state.events.overtaken), (0x2_8000_0b0e, 0x8000_0040));
+    let mut other = self::vcpu();
+    assert_eq!(other.restore(&state), Ok(()));
+    assert_eq!(other.save(), state);
+    assert!(!other.can_take_interrupt());
+    // An interrupt by INT n happens again by itself.
+    let software = crate::Events { first: 0x8000_0480, first_len: 2, ..state.events };
+    other.restore(&crate::VcpuState { events: software, ..state.clone() }).unwrap();
+    assert_eq!(other.save().events.first, 0);
+    let mut bad = state;
+    bad.msrs[0] = 2;
+    assert_eq!(other.restore(&bad), Err(crate::StateError::Msr(msr::PAT)));
+}
+
+#[test]
+fn a_view_is_taken_with_a_flush() {
+    let mut vcpu = vcpu();
+    vcpu.finish();
+    assert_eq!(vcpu.vmcb.control.tlb_control, 0);
+    vcpu.set_second_stage(Hpa::new(0x9000));
+    assert_eq!((vcpu.vmcb.control.n_cr3, vcpu.vmcb.control.tlb_control), (0x9000, 1));
 }

@@ -1,6 +1,6 @@
 //! A virtual CPU of SVM: its VMCB, the registers that VMRUN leaves alone, and the FPU state.
 
-use hw::{Msr, MsrFault, OutOfFrames};
+use hw::{Hpa, Msr, MsrFault, OutOfFrames};
 use x86_spec::cpu::{Rflags, vector};
 use x86_spec::msr;
 use x86_spec::svm::{
@@ -15,7 +15,10 @@ use super::features::Features;
 use super::insn::{self, Owned};
 use super::{Svm, checks, state};
 use crate::fpu::Fpu;
-use crate::{CpuContext, EntryFailure, Event, Exit, Gpr, HostPages, Registers, Vcpu, VcpuInit};
+use crate::{
+    CpuContext, EntryFailure, Event, Exit, Gpr, HostPages, IdlePolicy, Registers, STATE_MSRS,
+    StateError, Vcpu, VcpuInit, VcpuState,
+};
 
 /// V_TPR as far as CR8 reaches.
 pub(super) const V_TPR: u32 = 0xf;
@@ -104,6 +107,10 @@ impl SvmVcpu {
             | Intercept4::XSETBV;
         intercept4.set(Intercept4::RDPRU, features.rdpru);
         control.intercept4 = intercept4.bits();
+        if init.idle == IdlePolicy::InGuest {
+            control.intercept3 &= !Intercept3::HLT.bits();
+            control.intercept4 &= !(Intercept4::MONITOR | Intercept4::MWAIT).bits();
+        }
         control.iopm_base_pa = backend.io_permissions.hpa().raw();
         control.msrpm_base_pa = backend.msr_permissions.hpa().raw();
         control.tsc_offset = init.tsc_offset;
@@ -173,7 +180,7 @@ impl SvmVcpu {
 /// What to deliver again after an exit that cut `event` short (APM vol. 2, 15.7.2). What an instruction raised (INT n,
 /// INT3, INTO) happens again when the instruction is executed again, RIP being still at it.
 #[cold]
-fn redelivery(event: EventWord) -> EventWord {
+pub(super) fn redelivery(event: EventWord) -> EventWord {
     let by_instruction = match event.kind() {
         EventWord::SOFTWARE => true,
         EventWord::EXCEPTION => matches!(event.vector(), 3 | 4),
@@ -390,5 +397,53 @@ impl Vcpu for SvmVcpu {
         let by_asid = self.features.svm.contains(SvmFeatures::FLUSH_BY_ASID);
         self.vmcb.control.tlb_control =
             if by_asid { tlb_control::FLUSH_ASID } else { tlb_control::FLUSH_ALL };
+    }
+
+    fn set_second_stage(&mut self, root: Hpa) {
+        self.vmcb.control.n_cr3 = root.raw();
+        self.unchecked = true;
+        self.changed(Clean::NESTED_PAGING);
+        self.flush_translations();
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.vmcb.control.tsc_offset = offset;
+        self.changed(Clean::INTERCEPTS);
+    }
+
+    fn save(&self) -> VcpuState {
+        let [dr0, dr1, dr2, dr3] =
+            if self.loaded { insn::read_breakpoints() } else { self.breakpoints };
+        VcpuState {
+            registers: self.registers(),
+            debug: [dr0, dr1, dr2, dr3, self.vmcb.save.dr6],
+            msrs: STATE_MSRS.map(|msr| self.read_msr(msr).unwrap_or(0)),
+            xcr0: self.fpu.xcr0(),
+            xsave: self.fpu.image(),
+            events: self.events(),
+        }
+    }
+
+    fn restore(&mut self, state: &VcpuState) -> Result<(), StateError> {
+        crate::state::check_events(&state.events)?;
+        if state.events.shutdown {
+            // Only a backend that combines faults itself leaves one waiting.
+            return Err(StateError::Value("shutdown"));
+        }
+        self.set_registers(&state.registers);
+        self.fpu.restore(&state.xsave, state.xcr0)?;
+        for (&msr, &value) in STATE_MSRS.iter().zip(&state.msrs) {
+            if self.read_msr(msr).is_ok() || value != 0 {
+                self.write_msr(msr, value).map_err(|_| StateError::Msr(msr))?;
+            }
+        }
+        let [breakpoints @ .., dr6] = state.debug;
+        self.breakpoints = breakpoints;
+        if self.loaded {
+            insn::write_breakpoints(breakpoints);
+        }
+        self.vmcb.save.dr6 = dr6 & 0xffff_ffff;
+        self.set_events(&state.events);
+        Ok(())
     }
 }

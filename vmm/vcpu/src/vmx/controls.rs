@@ -99,6 +99,17 @@ impl Controls {
             entry: EntryControls::from_bits_retain(entry),
         })
     }
+
+    /// The same for a guest that waits by itself.
+    pub(super) fn idle_in_guest(mut self, capabilities: &Capabilities) -> Self {
+        let exits = Primary::HLT_EXITING
+            | Primary::MWAIT_EXITING
+            | Primary::MONITOR_EXITING
+            | Primary::PAUSE_EXITING;
+        self.primary.remove(exits);
+        self.primary |= Primary::from_bits_retain(capabilities.primary.must);
+        self
+    }
 }
 
 /// What the CPU demands, all of `required`, and of `optional` what it offers.

@@ -49,6 +49,18 @@ impl Injection {
         InterruptionInfo::new(self.vector, self.kind, self.error_code.is_some() && protected_mode)
     }
 
+    /// Its word in [`crate::Events`].
+    pub(super) fn word(&self) -> u64 {
+        u64::from(self.info(true).0) | u64::from(self.error_code.unwrap_or(0)) << 32
+    }
+
+    /// The reverse, of a word that has been checked.
+    pub(super) fn from_word(word: u64, length: u8) -> Self {
+        let info = InterruptionInfo(word as u32);
+        let error_code = info.has_error_code().then_some((word >> 32) as u32);
+        Self { vector: info.vector(), kind: info.kind(), error_code, length }
+    }
+
     /// Whether the guest can hold it off, so that it must not be lost when a fault comes first.
     pub(super) const fn is_interrupt(&self) -> bool {
         matches!(self.kind, InterruptionType::ExternalInterrupt | InterruptionType::Nmi)

@@ -3,6 +3,7 @@
 use x86_spec::vmx::exit::InterruptionType;
 
 use super::event::{Combined, Injection, combine};
+use crate::Events;
 
 /// Events that wait for an entry, in the order in which they go in: a fault or an event that an exit cut short, then an
 /// NMI, then an interrupt that a fault overtook.
@@ -39,6 +40,42 @@ impl Queue {
 
     pub(super) const fn new() -> Self {
         Self { due: 0, pending: Injection::NMI, held: Injection::NMI }
+    }
+
+    /// What waits, in neutral form; the rest of [`Events`] is not the queue's.
+    pub(super) fn to_events(&self) -> Events {
+        let is = |bit| self.due & bit != 0;
+        Events {
+            first: if is(Self::EVENT) { self.pending.word() } else { 0 },
+            first_len: if is(Self::EVENT) { self.pending.length } else { 0 },
+            cut_short: is(Self::RECOVERED),
+            overtaken: if is(Self::HELD) { self.held.word() } else { 0 },
+            nmi: is(Self::NMI),
+            shutdown: is(Self::SHUTDOWN),
+            ..Events::default()
+        }
+    }
+
+    /// The reverse, of events that have been checked.
+    pub(super) fn from_events(events: &Events) -> Self {
+        let mut queue = Self::new();
+        if events.first != 0 {
+            queue.pending = Injection::from_word(events.first, events.first_len);
+            queue.due |= Self::EVENT;
+            if events.cut_short {
+                queue.due |= Self::RECOVERED;
+            }
+        }
+        if events.overtaken != 0 {
+            queue.held = Injection::from_word(events.overtaken, 0);
+            queue.due |= Self::HELD;
+        }
+        for (bit, set) in [(Self::NMI, events.nmi), (Self::SHUTDOWN, events.shutdown)] {
+            if set {
+                queue.due |= bit;
+            }
+        }
+        queue
     }
 
     /// Whether nothing waits.
@@ -165,6 +202,23 @@ mod tests {
         let held = take(&mut queue, true, true);
         assert_eq!(held, Next::Deliver(Injection::interrupt(0x40)));
         assert!(queue.is_empty());
+    }
+
+    #[test]
+    fn what_waits_comes_back_from_neutral_form() {
+        let mut queue = Queue::new();
+        queue.recover(Injection::interrupt(0x40));
+        queue.raise(Injection::GENERAL_PROTECTION);
+        queue.inject(Injection::NMI);
+        let events = queue.to_events();
+        assert_eq!((events.first, events.overtaken, events.nmi), (0x8000_0b0d, 0x8000_0040, true));
+        let mut back = Queue::from_events(&events);
+        assert_eq!(back.to_events(), events);
+        for expected in [Injection::GENERAL_PROTECTION, Injection::NMI, Injection::interrupt(0x40)]
+        {
+            assert_eq!(take(&mut back, true, true), Next::Deliver(expected));
+        }
+        assert!(back.is_empty());
     }
 
     #[test]

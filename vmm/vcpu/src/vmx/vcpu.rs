@@ -24,7 +24,8 @@ use super::setup::{self, Environment};
 use super::{Vmx, checks, msr_bitmap};
 use crate::fpu::Fpu;
 use crate::{
-    CpuContext, EnableError, EntryFailure, Event, Exit, Gpr, HostPages, Registers, Vcpu, VcpuInit,
+    CpuContext, EnableError, EntryFailure, Event, Exit, Gpr, HostPages, IdlePolicy, Registers,
+    STATE_MSRS, StateError, Vcpu, VcpuInit, VcpuState,
 };
 
 /// Registers of the guest that stay in the CPU across exits; Kerf itself uses none of them. They are switched when the
@@ -85,6 +86,10 @@ impl VmxVcpu {
         let msr_bitmap = pages.alloc_pages(1)?;
         insn::write_page(msr_bitmap.hva, msr_bitmap::word);
         insn::vmclear(vmcs).map_err(|_| EnableError::Instruction("VMCLEAR"))?;
+        let controls = match init.idle {
+            IdlePolicy::Exit => backend.controls,
+            IdlePolicy::InGuest => backend.controls.idle_in_guest(&backend.capabilities),
+        };
         let mut vcpu = Self {
             frame: Frame::default(),
             vmcs,
@@ -96,12 +101,12 @@ impl VmxVcpu {
             nmi_given: false,
             debugged: false,
             window_wanted: false,
-            primary: backend.controls.primary,
+            primary: controls.primary,
             fpu: Fpu::new(&backend.fpu, init.xcr0_allowed, pages)?,
             held_msrs: [0; HELD.len()],
             cr2: 0,
             debug: DEBUG_RESET,
-            controls: backend.controls,
+            controls,
             capabilities: backend.capabilities,
             ept_pointer: bits::ept_pointer(init.second_stage),
             vpid: init.address_space,
@@ -501,5 +506,68 @@ impl Vcpu for VmxVcpu {
         if self.resident {
             self.invalidate();
         }
+    }
+
+    fn set_second_stage(&mut self, root: Hpa) {
+        self.ept_pointer = bits::ept_pointer(root);
+        let pointer = self.ept_pointer;
+        self.vmcs().write(control::EPT_POINTER, pointer);
+        self.flush_translations();
+    }
+
+    fn set_tsc_offset(&mut self, offset: u64) {
+        self.vmcs().write(control::TSC_OFFSET, offset);
+    }
+
+    fn save(&self) -> VcpuState {
+        let mut state = VcpuState {
+            registers: self.registers(),
+            debug: if self.resident { insn::read_debug() } else { self.debug },
+            msrs: STATE_MSRS.map(|msr| self.read_guest_msr(msr).unwrap_or(0)),
+            xcr0: self.fpu.xcr0(),
+            xsave: self.fpu.image(),
+            events: self.queue.to_events(),
+        };
+        let blocking = self.interruptibility();
+        let vmcs = self.vmcs();
+        let events = &mut state.events;
+        events.nmi_blocked = blocking.contains(Interruptibility::NMI);
+        events.sti_shadow = blocking.contains(Interruptibility::STI);
+        events.mov_ss_shadow = blocking.contains(Interruptibility::MOV_SS);
+        events.halted = vmcs.read(guest::ACTIVITY) == bits::ACTIVITY_HLT;
+        events.pending_debug = vmcs.read(guest::PENDING_DEBUG);
+        state
+    }
+
+    fn restore(&mut self, state: &VcpuState) -> Result<(), StateError> {
+        crate::state::check_events(&state.events)?;
+        self.set_registers(&state.registers);
+        self.fpu.restore(&state.xsave, state.xcr0)?;
+        for (&msr, &value) in STATE_MSRS.iter().zip(&state.msrs) {
+            if self.read_guest_msr(msr).is_ok() || value != 0 {
+                self.write_guest_msr(msr, value).map_err(|_| StateError::Msr(msr))?;
+            }
+        }
+        self.debug = state.debug;
+        self.debug[4] &= 0xffff_ffff;
+        if self.resident {
+            insn::write_debug(&self.debug);
+        }
+        let events = &state.events;
+        self.queue = Queue::from_events(events);
+        let mut blocking = Interruptibility::empty();
+        blocking.set(Interruptibility::NMI, events.nmi_blocked);
+        blocking.set(Interruptibility::STI, events.sti_shadow);
+        blocking.set(Interruptibility::MOV_SS, events.mov_ss_shadow);
+        self.set_interruptibility(blocking);
+        let mut vmcs = self.vmcs();
+        let activity = if events.halted { bits::ACTIVITY_HLT } else { bits::ACTIVITY_ACTIVE };
+        vmcs.write(guest::ACTIVITY, activity);
+        vmcs.write(guest::PENDING_DEBUG, events.pending_debug);
+        drop(vmcs);
+        self.nmi_given = true;
+        self.debugged = true;
+        self.update_windows();
+        Ok(())
     }
 }
