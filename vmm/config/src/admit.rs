@@ -170,3 +170,6 @@ impl<'a> Board<'a> {
             .map(|(cpu, _)| cpu)
     }
 }
+
+#[cfg(test)]
+mod tests;
