@@ -2,24 +2,24 @@
 
 use vcpu::{Gpr, Vcpu};
 use vmm::counters::{Counters, ExitKind, Unknown};
-use vmm::{Machine, Outcome};
+use vmm::{Core, Outcome};
 
 use crate::power::Verdict;
 use crate::{irq, start};
 
 /// Reports how the guest ended, and what it did until then.
-pub(crate) fn ending(name: &str, outcome: Outcome, vcpu: &impl Vcpu, machine: &Machine) -> Verdict {
+pub(crate) fn ending(name: &str, outcome: Outcome, vcpu: &impl Vcpu, core: &Core) -> Verdict {
     if let Outcome::Crashed(crash) = outcome {
         log::error!("{name} crashed: {crash}");
         registers(vcpu);
     }
-    counters(name, machine.counters());
+    counters(name, core.counters());
     match outcome {
         Outcome::PowerOff => Verdict::PowerOff,
         Outcome::Exit(status) => Verdict::Exit(status),
         Outcome::Reset => Verdict::Reset,
         // A guest that is to go on has not ended; nothing says so.
-        Outcome::Crashed(_) | Outcome::Resume | Outcome::Halt => Verdict::Crashed,
+        Outcome::Crashed(_) | Outcome::Resume | Outcome::Wait | Outcome::SelectView(_) => Verdict::Crashed,
     }
 }
 

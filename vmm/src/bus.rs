@@ -4,10 +4,12 @@ use hw::{Gpa, PAGE_SIZE, Port, Width};
 use x86_spec::apic;
 
 use crate::Host;
-use crate::exit::Outcome;
-use crate::machine::Machine;
+use crate::cpu::Core;
+use crate::crash::Crash;
+use crate::exit::{Outcome, Outside, Refused, unknown};
 use crate::platform::pm::PowerRequest;
 use crate::platform::{PortWindow, pci, pm, rtc, uart};
+use crate::vm::Vm;
 
 /// Ends a test's guest.
 const EXIT_PORT: Port = Port(0xf4);
@@ -15,89 +17,124 @@ const EXIT_PORT: Port = Port(0xf4);
 /// the ACPI tables Linux waits for the counter to move on from all-ones, 50,000 times over, and gives up on 0 at once.
 const ABSENT_TIMER: PortWindow = PortWindow { first: Port(0x40), count: 4 };
 
-impl Machine {
+impl Core {
     /// Reads a port: a device's answer, or all-ones.
-    pub(crate) fn port_read<H: Host>(&mut self, port: Port, width: Width, host: &mut H) -> u64 {
-        let now = self.guest_tsc(host);
-        let value = if let Some(offset) = uart::PORTS.offset_of(port) {
-            self.settled = false;
-            self.uart.read(offset, width, now)
-        } else if let Some(offset) = pm::PORTS.offset_of(port) {
-            self.pm.read(offset, width, now)
-        } else if let Some(offset) = rtc::PORTS.offset_of(port) {
-            self.rtc.read(offset, width, host.unix_time())
-        } else if let Some(offset) = pci::PORTS.offset_of(port) {
-            self.pci.read(offset, width, now)
-        } else {
-            self.counters.unknown_ports.note(port.0.into());
-            if ABSENT_TIMER.offset_of(port).is_some() { 0 } else { u64::MAX }
+    pub(crate) fn port_read<M, H: Host>(
+        &mut self,
+        port: Port,
+        width: Width,
+        outside: &mut Outside<'_, M, H>,
+    ) -> Result<u64, Refused> {
+        let Some((device, offset)) = PortDevice::of(port) else {
+            self.unknown_port(port, outside.vm)?;
+            let stands_still = ABSENT_TIMER.offset_of(port).is_some();
+            return Ok(if stands_still { 0 } else { width.mask() });
         };
-        value & width.mask()
+        let now = self.guest_tsc(outside.host);
+        let (vm, host) = (outside.vm, &mut *outside.host);
+        let devices = &mut *vm.devices.lock();
+        let value = match device {
+            PortDevice::Uart => {
+                let value = devices.uart.read(offset, width, now);
+                vm.uart_touched(self.index, devices, host);
+                value
+            }
+            PortDevice::Power => devices.pm.read(offset, width, now),
+            PortDevice::Rtc => devices.rtc.read(offset, width, host.unix_time()),
+            PortDevice::Pci => devices.pci.read(offset, width, now),
+        };
+        Ok(value & width.mask())
     }
 
     /// Writes a port. What is not there drops it; a few end the guest.
-    pub(crate) fn port_write<H: Host>(
+    pub(crate) fn port_write<M, H: Host>(
         &mut self,
         port: Port,
         width: Width,
         value: u64,
-        host: &mut H,
-    ) -> Outcome {
-        let now = self.guest_tsc(host);
-        if let Some(offset) = uart::PORTS.offset_of(port) {
-            self.settled = false;
-            self.uart.write(offset, width, value, now);
-            if self.uart.output_len() > 0 {
-                self.flush_console(host);
-            }
-        } else if let Some(offset) = pm::PORTS.offset_of(port) {
-            if let Some(request) = self.pm.write(offset, width, value, now) {
-                return request.into();
-            }
-        } else if let Some(offset) = rtc::PORTS.offset_of(port) {
-            self.rtc.write(offset, width, value, host.unix_time());
-        } else if let Some(request) = pm::reset_by_port(port, width, value) {
-            return request.into();
-        } else if let Some(offset) = pci::PORTS.offset_of(port) {
-            self.pci.write(offset, width, value, now);
-        } else if port == EXIT_PORT && self.exit_port {
-            return Outcome::Exit(value as u8);
-        } else {
-            self.counters.unknown_ports.note(port.0.into());
+        outside: &mut Outside<'_, M, H>,
+    ) -> Result<Outcome, Refused> {
+        if let Some(request) = pm::reset_by_port(port, width, value) {
+            return Ok(request.into());
         }
-        Outcome::Resume
+        if port == EXIT_PORT && outside.vm.spec.exit_port {
+            return Ok(Outcome::Exit(value as u8));
+        }
+        let Some((device, offset)) = PortDevice::of(port) else {
+            self.unknown_port(port, outside.vm)?;
+            return Ok(Outcome::Resume);
+        };
+        let now = self.guest_tsc(outside.host);
+        let (vm, host) = (outside.vm, &mut *outside.host);
+        let devices = &mut *vm.devices.lock();
+        match device {
+            PortDevice::Uart => {
+                devices.uart.write(offset, width, value, now);
+                vm.uart_touched(self.index, devices, host);
+            }
+            PortDevice::Power => {
+                let request = devices.pm.write(offset, width, value, now);
+                return Ok(request.map_or(Outcome::Resume, Outcome::from));
+            }
+            PortDevice::Rtc => devices.rtc.write(offset, width, value, host.unix_time()),
+            PortDevice::Pci => devices.pci.write(offset, width, value, now),
+        }
+        Ok(Outcome::Resume)
+    }
+
+    fn unknown_port(&mut self, port: Port, vm: &Vm) -> Result<(), Refused> {
+        self.counters.unknown_ports.note(port.0.into());
+        unknown(vm.spec.unknown.ports, Crash::UnknownPort(port))
     }
 
     /// Reads device memory: a device's answer, or all-ones.
-    pub(crate) fn mmio_read<H: Host>(&mut self, gpa: Gpa, width: Width, host: &H) -> u64 {
-        let now = self.guest_tsc(host);
+    pub(crate) fn mmio_read<M, H: Host>(
+        &mut self,
+        gpa: Gpa,
+        width: Width,
+        outside: &mut Outside<'_, M, H>,
+    ) -> Result<u64, Refused> {
         let offset = gpa.page_offset();
+        let now = self.guest_tsc(outside.host);
         let value = match self.page(gpa) {
             Some(Page::LocalApic) => self.lapic.read(offset, width, self.lapic_time(now)),
-            Some(Page::IoApic) => self.ioapic.read(offset, width, now),
+            Some(Page::IoApic) => outside.vm.devices.lock().ioapic.read(offset, width, now),
             None => {
-                self.counters.unknown_mmio.note(gpa.raw());
+                self.unknown_memory(gpa, outside.vm)?;
                 u64::MAX
             }
         };
-        value & width.mask()
+        Ok(value & width.mask())
     }
 
     /// Writes device memory; what is not there drops it.
-    pub(crate) fn mmio_write<H: Host>(&mut self, gpa: Gpa, width: Width, value: u64, host: &H) {
-        let now = self.guest_tsc(host);
+    pub(crate) fn mmio_write<M, H: Host>(
+        &mut self,
+        gpa: Gpa,
+        width: Width,
+        value: u64,
+        outside: &mut Outside<'_, M, H>,
+    ) -> Result<(), Refused> {
+        let now = self.guest_tsc(outside.host);
         let (offset, value) = (gpa.page_offset(), value & width.mask());
         match self.page(gpa) {
             Some(Page::LocalApic) => {
                 let effect = self.lapic.write(offset, width, value, self.lapic_time(now));
-                self.apply(effect);
+                self.apply(effect, outside.vm, outside.host);
             }
             Some(Page::IoApic) => {
-                self.settled = false;
-                self.ioapic.write(offset, width, value, now);
+                let devices = &mut *outside.vm.devices.lock();
+                devices.ioapic.write(offset, width, value, now);
+                outside.vm.route_interrupts(devices, outside.host);
             }
-            None => self.counters.unknown_mmio.note(gpa.raw()),
+            None => self.unknown_memory(gpa, outside.vm)?,
         }
+        Ok(())
+    }
+
+    fn unknown_memory(&mut self, gpa: Gpa, vm: &Vm) -> Result<(), Refused> {
+        self.counters.unknown_mmio.note(gpa.raw());
+        unknown(vm.spec.unknown.mmio, Crash::UnknownMemory(gpa))
     }
 
     /// The device that has the page of `gpa`.
@@ -110,6 +147,26 @@ impl Machine {
         } else {
             None
         }
+    }
+}
+
+/// A device with ports.
+#[derive(Clone, Copy)]
+enum PortDevice {
+    Uart,
+    Power,
+    Rtc,
+    Pci,
+}
+
+impl PortDevice {
+    /// The device that answers `port`, and the offset within its window.
+    fn of(port: Port) -> Option<(Self, u64)> {
+        let found = |device, window: PortWindow| window.offset_of(port).map(|at| (device, at));
+        found(Self::Uart, uart::PORTS)
+            .or_else(|| found(Self::Power, pm::PORTS))
+            .or_else(|| found(Self::Rtc, rtc::PORTS))
+            .or_else(|| found(Self::Pci, pci::PORTS))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use core::fmt;
 
-use hw::Gpa;
+use hw::{Gpa, Msr, Port};
 use vcpu::EntryFailure;
 
 use crate::insn::MAX_BYTES;
@@ -12,7 +12,7 @@ use crate::insn::MAX_BYTES;
 pub enum Crash {
     /// A fault while delivering a double fault.
     TripleFault,
-    /// HLT with interrupts off, and no other CPU to end that.
+    /// HLT with interrupts off, on the last virtual CPU that could end that.
     HaltedForGood,
     /// Instructions were fetched from where there is no RAM.
     NoCode(Gpa),
@@ -22,6 +22,14 @@ pub enum Crash {
     NoStringData(Gpa),
     /// An instruction that Kerf would have to emulate and does not know, time and again.
     Undecodable(InstructionBytes),
+    /// An access to a port that no device has, and the machine is to stop then.
+    UnknownPort(Port),
+    /// Likewise, to memory that is not there.
+    UnknownMemory(Gpa),
+    /// Likewise, to a register that it does not have.
+    UnknownMsr(Msr),
+    /// An access to protected memory.
+    Protected(Gpa),
     /// The CPU refused to enter.
     EntryFailed(EntryFailure),
     /// An exit that no one expected.
@@ -62,6 +70,10 @@ impl fmt::Display for Crash {
                     .take(found.len.into())
                     .try_for_each(|byte| write!(f, " {byte:02x}"))
             }
+            Self::UnknownPort(port) => write!(f, "used port {:#x}, where there is nothing", port.0),
+            Self::UnknownMemory(gpa) => write!(f, "used {gpa}, where there is no memory"),
+            Self::UnknownMsr(msr) => write!(f, "used MSR {:#x}, which it does not have", msr.0),
+            Self::Protected(gpa) => write!(f, "used protected memory at {gpa}"),
             Self::EntryFailed(EntryFailure::Rule(rule)) => write!(f, "entry refused: {rule}"),
             Self::EntryFailed(EntryFailure::Code(code)) => {
                 write!(f, "entry refused with code {code:#x}")

@@ -1,17 +1,19 @@
-//! [`Machine::handle`]: what each exit means. Total over [`Exit`]: whatever a guest does, an answer exists, and it
+//! [`Core::handle`]: what each exit means. Total over [`Exit`]: whatever a guest does, an answer exists, and it
 //! concerns that guest alone.
 
-use hw::Msr;
 use vcpu::{CpuContext, Event, Exit, Gpr, Vcpu};
 use x86_spec::cpu::{Rflags, vector};
 
+use crate::cpu::{Activity, Core};
 use crate::crash::{Crash, InstructionBytes};
 use crate::insn::exiting::{self, Plain};
 use crate::insn::{DecodeError, MAX_BYTES, Mode};
-use crate::machine::{APIC_ID, Machine};
 use crate::platform::cpuid::CpuidState;
+use crate::ring::ExitRecord;
+use crate::vm::{CARETAKER, Vm};
 use crate::walk::{self, WalkError};
 use crate::{GuestMemory, Host};
+use config::Policy;
 
 /// What is to happen after an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -19,8 +21,8 @@ use crate::{GuestMemory, Host};
 pub enum Outcome {
     /// Enter the guest again.
     Resume,
-    /// Wait until [`Machine::is_halted`] no longer holds.
-    Halt,
+    /// Wait until the preparation says [`crate::Ready::Run`].
+    Wait,
     /// The guest switched itself off.
     PowerOff,
     /// The guest asked for a reset.
@@ -29,6 +31,8 @@ pub enum Outcome {
     Exit(u8),
     /// The guest cannot go on.
     Crashed(Crash),
+    /// The guest asks to go on in the second-stage view of this number, which the machine has.
+    SelectView(u16),
 }
 
 /// Entries tried again because an instruction was not what its exit said.
@@ -55,26 +59,62 @@ impl Fetched {
     }
 }
 
-impl Machine {
+/// What surrounds a virtual CPU while an exit is answered.
+pub(crate) struct Outside<'a, M, H> {
+    pub(crate) vm: &'a Vm,
+    pub(crate) memory: &'a M,
+    pub(crate) host: &'a mut H,
+}
+
+/// Why an access was not carried out.
+pub(crate) enum Refused {
+    /// The guest's page tables do not allow it.
+    Walk(WalkError),
+    /// Nothing is there, and the guest is to get #GP.
+    Fault,
+    /// Nothing is there, and the guest is to end.
+    Stop(Crash),
+}
+
+impl From<WalkError> for Refused {
+    fn from(error: WalkError) -> Self {
+        Self::Walk(error)
+    }
+}
+
+/// What an access to something that is not there does, by the machine's policy.
+pub(crate) fn unknown(policy: Policy, crash: Crash) -> Result<(), Refused> {
+    match policy {
+        Policy::Allow => Ok(()),
+        Policy::Fault => Err(Refused::Fault),
+        Policy::Stop => Err(Refused::Stop(crash)),
+    }
+}
+
+impl Core {
     /// Answers an exit: changes `vcpu`, `memory` and the devices as the guest's instruction would have.
     pub fn handle<V: Vcpu, M: GuestMemory, H: Host>(
         &mut self,
         exit: Exit,
+        vm: &Vm,
         vcpu: &mut V,
         memory: &M,
         host: &mut H,
     ) -> Outcome {
         self.counters.note(&exit);
+        self.ring.note(ExitRecord::of(&exit, vcpu));
         self.take_over_task_priority(vcpu);
+        let mut outside = Outside { vm, memory, host };
+        let outside = &mut outside;
         match exit {
-            Exit::Cpuid => self.cpuid(vcpu, memory),
+            Exit::Cpuid => self.cpuid(vcpu, outside),
             Exit::Hypercall => self.hypercall(vcpu, memory),
-            Exit::Halt => self.halt(vcpu, memory, host),
-            Exit::MsrRead(msr) => self.msr_read(msr, vcpu, memory, host),
-            Exit::MsrWrite { msr, value } => self.msr_write(msr, value, vcpu, memory, host),
-            Exit::PortIo(access) => self.port_io(access, vcpu, memory, host),
-            Exit::SecondStage(fault) => self.second_stage(fault, vcpu, memory, host),
-            Exit::Xsetbv { index, value } => self.xsetbv(index, value, vcpu, memory),
+            Exit::Halt => self.halt(vcpu, outside),
+            Exit::MsrRead(msr) => self.msr_read(msr, vcpu, outside),
+            Exit::MsrWrite { msr, value } => self.msr_write(msr, value, vcpu, outside),
+            Exit::PortIo(access) => self.port_io(access, vcpu, outside),
+            Exit::SecondStage(fault) => self.second_stage(fault, vcpu, outside),
+            Exit::Xsetbv { index, value } => self.xsetbv(index, value, vcpu, outside),
             Exit::Cr8Read { register } => self.cr8_read(register, vcpu, memory),
             Exit::Cr8Write { value } => self.cr8_write(value, vcpu, memory),
             Exit::InvalidOpcode => self.fault(vcpu, vector::UD, None),
@@ -83,7 +123,7 @@ impl Machine {
                 None => self.try_again(vcpu, memory),
             },
             Exit::ExternalInterrupt | Exit::InitSignal => {
-                self.settled = false;
+                (self.settled, self.devices_due) = (false, true);
                 Outcome::Resume
             }
             Exit::InterruptWindow => {
@@ -109,15 +149,19 @@ impl Machine {
         }
     }
 
-    fn cpuid<V: Vcpu, M: GuestMemory>(&mut self, vcpu: &mut V, memory: &M) -> Outcome {
-        let Some(len) = self.length(vcpu, memory, Plain::Cpuid) else {
-            return self.try_again(vcpu, memory);
+    fn cpuid<V: Vcpu, M: GuestMemory, H: Host>(
+        &mut self,
+        vcpu: &mut V,
+        outside: &Outside<'_, M, H>,
+    ) -> Outcome {
+        let Some(len) = self.length(vcpu, outside.memory, Plain::Cpuid) else {
+            return self.try_again(vcpu, outside.memory);
         };
         let leaf = vcpu.gpr(Gpr::Rax) as u32;
         // Only these leaves mirror a bit of CR4 (OSXSAVE, OSPKE): the others need not ask for it.
         let cr4 = if matches!(leaf, 1 | 7) { vcpu.context().cr4 } else { 0 };
-        let state = CpuidState { cr4, xcr0: vcpu.xcr0(), apic_id: APIC_ID };
-        let answer = self.cpuid.cpuid(leaf, vcpu.gpr(Gpr::Rcx) as u32, &state);
+        let state = CpuidState { cr4, xcr0: vcpu.xcr0(), apic_id: self.index };
+        let answer = outside.vm.spec.cpuid.cpuid(leaf, vcpu.gpr(Gpr::Rcx) as u32, &state);
         vcpu.set_gpr(Gpr::Rax, answer.eax.into());
         vcpu.set_gpr(Gpr::Rbx, answer.ebx.into());
         vcpu.set_gpr(Gpr::Rcx, answer.ecx.into());
@@ -128,11 +172,10 @@ impl Machine {
     fn halt<V: Vcpu, M: GuestMemory, H: Host>(
         &mut self,
         vcpu: &mut V,
-        memory: &M,
-        host: &mut H,
+        outside: &mut Outside<'_, M, H>,
     ) -> Outcome {
-        let Some(len) = self.length(vcpu, memory, Plain::Hlt) else {
-            return self.try_again(vcpu, memory);
+        let Some(len) = self.length(vcpu, outside.memory, Plain::Hlt) else {
+            return self.try_again(vcpu, outside.memory);
         };
         let _ = self.complete(vcpu, len);
         self.settled = false;
@@ -142,30 +185,43 @@ impl Machine {
             return Outcome::Resume;
         }
         if rflags & Rflags::IF.bits() == 0 {
-            return Outcome::Crashed(Crash::HaltedForGood);
+            self.activity = Activity::HaltedDeeply;
+            let is_for_good = outside.vm.sleep_deeply();
+            return if is_for_good {
+                Outcome::Crashed(Crash::HaltedForGood)
+            } else {
+                Outcome::Wait
+            };
         }
-        let now = self.guest_tsc(host);
-        self.look_after_devices(now, host);
+        let now = self.guest_tsc(outside.host);
+        if self.index == CARETAKER {
+            outside.vm.look_after_devices(now, outside.host);
+        }
+        self.lapic.poll(self.lapic_time(now));
         // What the virtual CPU itself has to deliver ends the halt as well.
-        if self.lapic.pending_vector().is_some() || !vcpu.can_take_interrupt() {
+        if self.lapic.pending_vector().is_some()
+            || outside.vm.attention(self.index)
+            || !vcpu.can_take_interrupt()
+        {
             return Outcome::Resume;
         }
-        self.halted = true;
-        Outcome::Halt
+        self.activity = Activity::Halted;
+        Outcome::Wait
     }
 
     /// SDM vol. 3, 2.6: the value must be one that XSETBV accepts with the features the guest is offered.
-    fn xsetbv<V: Vcpu, M: GuestMemory>(
+    fn xsetbv<V: Vcpu, M: GuestMemory, H: Host>(
         &mut self,
         index: u32,
         value: u64,
         vcpu: &mut V,
-        memory: &M,
+        outside: &Outside<'_, M, H>,
     ) -> Outcome {
-        let Some(len) = self.length(vcpu, memory, Plain::Xsetbv) else {
-            return self.try_again(vcpu, memory);
+        let Some(len) = self.length(vcpu, outside.memory, Plain::Xsetbv) else {
+            return self.try_again(vcpu, outside.memory);
         };
-        if index != 0 || vcpu.cpl() != 0 || !is_valid_xcr0(value, self.cpuid.xcr0_allowed()) {
+        let allowed = outside.vm.spec.cpuid.xcr0_allowed();
+        if index != 0 || vcpu.cpl() != 0 || !is_valid_xcr0(value, allowed) {
             return self.general_protection(vcpu);
         }
         vcpu.set_xcr0(value);
@@ -280,18 +336,21 @@ impl Machine {
         }
     }
 
+    /// An access was not carried out.
+    pub(crate) fn refused<V: Vcpu>(&mut self, why: Refused, vcpu: &mut V) -> Outcome {
+        match why {
+            Refused::Walk(error) => self.walk_failed(error, vcpu),
+            Refused::Fault => self.general_protection(vcpu),
+            Refused::Stop(crash) => Outcome::Crashed(crash),
+        }
+    }
+
     fn inject<V: Vcpu>(&mut self, vcpu: &mut V, event: Event) -> Outcome {
         vcpu.inject(event);
         self.counters.faults += 1;
         self.retries.count = 0;
         self.injected = true;
         Outcome::Resume
-    }
-
-    /// Counts an access to a register that the guest does not have.
-    pub(crate) fn unknown_msr<V: Vcpu>(&mut self, msr: Msr, vcpu: &mut V) -> Outcome {
-        self.counters.unknown_msrs.note(msr.0.into());
-        self.general_protection(vcpu)
     }
 }
 

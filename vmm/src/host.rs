@@ -1,6 +1,7 @@
 //! What a virtual machine needs from outside.
 
 use hw::Gpa;
+use vcpu::SecondStageFault;
 
 /// Guest physical memory, bytes only. Interior mutability: the guest itself changes it at any time.
 pub trait GuestMemory {
@@ -30,4 +31,23 @@ pub trait Host {
     fn console_write(&mut self, bytes: &[u8]);
     /// The next byte typed at the guest's console.
     fn console_read(&mut self) -> Option<u8>;
+    /// That virtual CPU's mailbox has news: makes it leave its guest, or its wait, soon.
+    fn kick(&mut self, vcpu: u32);
+    /// What is behind a guest physical address that the second stage does not map so.
+    fn fault(&mut self, _fault: &SecondStageFault) -> Backing {
+        Backing::Device
+    }
+}
+
+/// What is behind a guest physical address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backing {
+    /// A device, or nothing: the access is emulated.
+    Device,
+    /// Memory that is mapped by now: the guest tries again.
+    Mapped,
+    /// Memory that this view does not show: reads give all-ones, writes nothing.
+    Hidden,
+    /// Memory on which the access is not allowed.
+    Protected,
 }

@@ -4,9 +4,9 @@ use vcpu::{Gpr, Vcpu};
 use x86_spec::cpu::vector;
 
 use crate::GuestMemory;
+use crate::cpu::Core;
 use crate::exit::Outcome;
 use crate::insn::exiting::Plain;
-use crate::machine::Machine;
 
 /// Numbers of hypercalls.
 pub mod number {
@@ -19,7 +19,7 @@ pub const VERSION: u64 = 1 << 16;
 /// What a hypercall by an unknown number returns.
 pub const UNKNOWN: u64 = u64::MAX;
 
-impl Machine {
+impl Core {
     pub(crate) fn hypercall<V: Vcpu, M: GuestMemory>(
         &mut self,
         vcpu: &mut V,

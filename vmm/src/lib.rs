@@ -1,8 +1,9 @@
 //! One virtual machine: what its exits mean, the devices it sees, and how its kernel is loaded.
 //!
-//! [`Machine`] is a pure state machine. It takes an [`vcpu::Exit`], changes the virtual CPU, guest memory and its own
-//! devices, and says what is to happen next ([`Outcome`]). It reaches the outside only through the traits it defines:
-//! [`GuestMemory`] and [`Host`]. The kernel implements them on the machine, host tests on a vector and a script.
+//! [`Core`], one virtual CPU's part, and [`Vm`], which they share, are pure state machines. A core takes an [`vcpu::Exit`],
+//! changes the virtual CPU, guest memory and devices, and says what is to happen next ([`Outcome`]). They reach the outside
+//! only through the traits defined here: [`GuestMemory`] and [`Host`]. The kernel implements them on the machine, host tests
+//! on a vector and a script.
 
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
@@ -16,22 +17,29 @@ extern crate alloc;
 
 mod bus;
 pub mod counters;
+mod cpu;
 mod crash;
 mod exit;
 mod host;
 pub mod hypercall;
 pub mod insn;
 pub mod loader;
-mod machine;
+mod mailbox;
 mod mmio;
 mod msr;
 pub mod platform;
 mod port;
+mod reset;
+mod ring;
 #[cfg(test)]
 mod tests;
+mod vm;
 pub mod walk;
 
+pub use config::Unknown as UnknownPolicy;
+pub use cpu::{Core, Ready};
 pub use crash::{Crash, InstructionBytes};
 pub use exit::Outcome;
-pub use host::{GuestMemory, Host, NoMemory};
-pub use machine::{Machine, MachineSpec};
+pub use host::{Backing, GuestMemory, Host, NoMemory};
+pub use ring::ExitRecord;
+pub use vm::{Vm, VmSpec};

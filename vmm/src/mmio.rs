@@ -4,23 +4,23 @@ use hw::{Gpa, PAGE_SIZE, Width};
 use vcpu::{Access, CpuContext, Gpr, SecondStageFault, Vcpu};
 use x86_spec::cpu::Rflags;
 
+use crate::cpu::Core;
 use crate::crash::Crash;
-use crate::exit::{Outcome, decode_memory};
+use crate::exit::{Outcome, Outside, Refused, decode_memory};
 use crate::insn::alu::{self, Binary};
 use crate::insn::mmio::{Instruction, Operation, Place, Source};
 use crate::insn::{Register, SegmentRegister, linear, sign_extend};
-use crate::machine::Machine;
 use crate::walk::{self, WalkError};
 use crate::{GuestMemory, Host};
 
-impl Machine {
+impl Core {
     pub(crate) fn second_stage<V: Vcpu, M: GuestMemory, H: Host>(
         &mut self,
         fault: SecondStageFault,
         vcpu: &mut V,
-        memory: &M,
-        host: &mut H,
+        outside: &mut Outside<'_, M, H>,
     ) -> Outcome {
+        let memory = outside.memory;
         if fault.during_walk {
             return Outcome::Crashed(Crash::NoPageTable(fault.gpa));
         }
@@ -41,38 +41,40 @@ impl Machine {
                 {
                     return self.try_again(vcpu, memory);
                 }
-                self.operate(&insn, fault.gpa, context.rflags, vcpu, host);
-                self.complete(vcpu, insn.len)
+                match self.operate(&insn, fault.gpa, context.rflags, vcpu, outside) {
+                    Ok(()) => self.complete(vcpu, insn.len),
+                    Err(why) => self.refused(why, vcpu),
+                }
             }
             Place::String { segment, address_width, rep } => {
                 let string = StringAccess { insn, segment, address_width, rep, context };
-                self.string(&string, vcpu, memory, host)
+                self.string(&string, vcpu, outside)
             }
         }
     }
 
     /// Carries out an instruction whose operand in memory is at `gpa`.
-    fn operate<V: Vcpu, H: Host>(
+    fn operate<V: Vcpu, M: GuestMemory, H: Host>(
         &mut self,
         insn: &Instruction,
         gpa: Gpa,
         rflags: u64,
         vcpu: &mut V,
-        host: &H,
-    ) {
+        outside: &mut Outside<'_, M, H>,
+    ) -> Result<(), Refused> {
         let width = insn.width;
         if let Operation::Store(source) = insn.operation {
-            return self.mmio_write(gpa, width, value_of(source, vcpu), host);
+            return self.mmio_write(gpa, width, value_of(source, vcpu), outside);
         }
-        let old = self.mmio_read(gpa, width, host);
+        let old = self.mmio_read(gpa, width, outside)?;
         let (new, flags) = match insn.operation {
             Operation::Load(register) => {
                 register.write(vcpu, old);
-                return;
+                return Ok(());
             }
             Operation::LoadSigned(register) => {
                 register.write(vcpu, sign_extend(old, width));
-                return;
+                return Ok(());
             }
             Operation::IntoRegister(op, register) => {
                 let (new, flags) = alu::binary(op, register.read(vcpu), old, width, rflags);
@@ -101,14 +103,15 @@ impl Machine {
             Operation::Store(_)
             | Operation::MoveString
             | Operation::StoreString
-            | Operation::LoadString => return,
+            | Operation::LoadString => return Ok(()),
         };
         if insn.operation.writes() {
-            self.mmio_write(gpa, width, new, host);
+            self.mmio_write(gpa, width, new, outside)?;
         }
         if flags != rflags {
             vcpu.set_rflags(flags);
         }
+        Ok(())
     }
 
     /// One element of a string instruction; with REP the guest runs it again for the next.
@@ -116,8 +119,7 @@ impl Machine {
         &mut self,
         string: &StringAccess,
         vcpu: &mut V,
-        memory: &M,
-        host: &mut H,
+        outside: &mut Outside<'_, M, H>,
     ) -> Outcome {
         let (insn, context) = (&string.insn, &string.context);
         let counter = string.register(Gpr::Rcx);
@@ -131,16 +133,16 @@ impl Machine {
         let reads = insn.operation != Operation::StoreString;
         let writes = insn.operation.writes();
         let value = if reads {
-            match self.load(context, memory, from, insn.width, host) {
+            match self.load(context, from, insn.width, outside) {
                 Ok(value) => value,
-                Err(error) => return self.walk_failed(error, vcpu),
+                Err(why) => return self.refused(why, vcpu),
             }
         } else {
             accumulator.read(vcpu)
         };
         if writes {
-            if let Err(error) = self.store(context, memory, to, insn.width, value, host) {
-                return self.walk_failed(error, vcpu);
+            if let Err(why) = self.store(context, to, insn.width, value, outside) {
+                return self.refused(why, vcpu);
             }
         } else {
             accumulator.write(vcpu, value);
@@ -166,18 +168,18 @@ impl Machine {
     fn load<M: GuestMemory, H: Host>(
         &mut self,
         context: &CpuContext,
-        memory: &M,
         address: u64,
         width: Width,
-        host: &H,
-    ) -> Result<u64, WalkError> {
+        outside: &mut Outside<'_, M, H>,
+    ) -> Result<u64, Refused> {
+        let memory = outside.memory;
         let mut bytes = [0; 8];
         let part = bytes.get_mut(..width.bytes() as usize).unwrap_or_default();
         let gpa = walk::translate(context, memory, address, Access::Read)?;
         match walk::read(context, memory, address, part) {
             Ok(()) => Ok(u64::from_le_bytes(bytes)),
-            Err(WalkError::NoMemory(_)) => Ok(self.mmio_read(gpa, width, host)),
-            Err(fault) => Err(fault),
+            Err(WalkError::NoMemory(_)) => self.mmio_read(gpa, width, outside),
+            Err(fault) => Err(fault.into()),
         }
     }
 
@@ -185,21 +187,18 @@ impl Machine {
     fn store<M: GuestMemory, H: Host>(
         &mut self,
         context: &CpuContext,
-        memory: &M,
         address: u64,
         width: Width,
         value: u64,
-        host: &H,
-    ) -> Result<(), WalkError> {
+        outside: &mut Outside<'_, M, H>,
+    ) -> Result<(), Refused> {
+        let memory = outside.memory;
         let bytes = value.to_le_bytes();
         let part = bytes.get(..width.bytes() as usize).unwrap_or_default();
         let gpa = walk::translate(context, memory, address, Access::Write)?;
         match walk::write(context, memory, address, part) {
-            Err(WalkError::NoMemory(_)) => {
-                self.mmio_write(gpa, width, value, host);
-                Ok(())
-            }
-            other => other,
+            Err(WalkError::NoMemory(_)) => self.mmio_write(gpa, width, value, outside),
+            other => Ok(other?),
         }
     }
 }

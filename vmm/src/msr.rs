@@ -7,11 +7,13 @@ use hw::Msr;
 use vcpu::{Gpr, Vcpu};
 use x86_spec::msr;
 
-use crate::exit::Outcome;
+use crate::cpu::Core;
+use crate::crash::Crash;
+use crate::exit::{Outcome, Outside, Refused, unknown};
 use crate::insn::exiting::Plain;
-use crate::machine::Machine;
 use crate::platform::lapic::LocalApic;
 use crate::platform::pvclock::PvClock;
+use crate::vm::Vm;
 use crate::{GuestMemory, Host};
 
 /// IA32_MISC_ENABLE (SDM vol. 4, table 2-2): fast strings (0); no branch trace store (11), no PEBS (12).
@@ -42,31 +44,34 @@ const fn fixed(msr: Msr) -> Option<(u64, bool)> {
     }
 }
 
-impl Machine {
+impl Core {
     pub(crate) fn msr_read<V: Vcpu, M: GuestMemory, H: Host>(
         &mut self,
         msr: Msr,
         vcpu: &mut V,
-        memory: &M,
-        host: &H,
+        outside: &Outside<'_, M, H>,
     ) -> Outcome {
-        let Some(len) = self.length(vcpu, memory, Plain::Rdmsr) else {
-            return self.try_again(vcpu, memory);
+        let Some(len) = self.length(vcpu, outside.memory, Plain::Rdmsr) else {
+            return self.try_again(vcpu, outside.memory);
         };
         let value = if LocalApic::owns_msr(msr) {
-            let now = self.lapic_time(self.guest_tsc(host));
+            let now = self.lapic_time(self.guest_tsc(outside.host));
             self.lapic.read_msr(msr, now).ok()
         } else if PvClock::owns_msr(msr) {
             Some(self.pvclock.read_msr(msr))
         } else if msr == msr::TSC {
-            Some(self.guest_tsc(host))
+            Some(self.guest_tsc(outside.host))
         } else if let Some((value, _)) = fixed(msr) {
             Some(value)
         } else {
             vcpu.read_msr(msr).ok()
         };
-        let Some(value) = value else {
-            return self.unknown_msr(msr, vcpu);
+        let value = match value {
+            Some(value) => value,
+            None => match self.unknown_msr(msr, false, outside.vm) {
+                Ok(()) => 0,
+                Err(why) => return self.refused(why, vcpu),
+            },
         };
         vcpu.set_gpr(Gpr::Rax, value & 0xffff_ffff);
         vcpu.set_gpr(Gpr::Rdx, value >> 32);
@@ -78,24 +83,46 @@ impl Machine {
         msr: Msr,
         value: u64,
         vcpu: &mut V,
-        memory: &M,
-        host: &H,
+        outside: &mut Outside<'_, M, H>,
     ) -> Outcome {
-        let Some(len) = self.length(vcpu, memory, Plain::Wrmsr) else {
-            return self.try_again(vcpu, memory);
+        let Some(len) = self.length(vcpu, outside.memory, Plain::Wrmsr) else {
+            return self.try_again(vcpu, outside.memory);
         };
         let accepted = if LocalApic::owns_msr(msr) {
-            let now = self.lapic_time(self.guest_tsc(host));
-            self.lapic.write_msr(msr, value, now).map(|effect| self.apply(effect)).is_ok()
+            let now = self.lapic_time(self.guest_tsc(outside.host));
+            match self.lapic.write_msr(msr, value, now) {
+                Ok(effect) => {
+                    self.apply(effect, outside.vm, outside.host);
+                    true
+                }
+                Err(_) => false,
+            }
         } else if PvClock::owns_msr(msr) {
-            let (now, unix_time) = (self.guest_tsc(host), host.unix_time());
-            self.pvclock.write_msr(msr, value, now, unix_time, memory);
+            let (now, unix_time) = (self.guest_tsc(outside.host), outside.host.unix_time());
+            self.pvclock.write_msr(msr, value, now, unix_time, outside.memory);
             true
         } else if let Some((_, dropped)) = fixed(msr) {
             dropped
         } else {
             vcpu.write_msr(msr, value).is_ok()
         };
-        if accepted { self.complete(vcpu, len) } else { self.unknown_msr(msr, vcpu) }
+        if accepted {
+            return self.complete(vcpu, len);
+        }
+        // A register that exists does not take the value, whatever becomes of unknown ones.
+        let exists = fixed(msr).is_some() || vcpu.read_msr(msr).is_ok();
+        match self.unknown_msr(msr, exists, outside.vm) {
+            Ok(()) => self.complete(vcpu, len),
+            Err(why) => self.refused(why, vcpu),
+        }
+    }
+
+    /// Counts an access to a register that the guest does not have, or that does not take the value.
+    fn unknown_msr(&mut self, msr: Msr, exists: bool, vm: &Vm) -> Result<(), Refused> {
+        self.counters.unknown_msrs.note(msr.0.into());
+        if exists || LocalApic::owns_msr(msr) {
+            return Err(Refused::Fault);
+        }
+        unknown(vm.spec.unknown.msrs, Crash::UnknownMsr(msr))
     }
 }

@@ -4,24 +4,24 @@ use hw::{PAGE_SIZE, Width};
 use vcpu::{Access, CpuContext, Gpr, PortIo, Vcpu};
 use x86_spec::cpu::Rflags;
 
-use crate::exit::{Outcome, instruction};
+use crate::cpu::Core;
+use crate::exit::{Outcome, Outside, Refused, instruction};
 use crate::insn::exiting::{self, PortInstruction};
 use crate::insn::{Mode, Register, SegmentRegister, linear};
-use crate::machine::Machine;
-use crate::walk::{self, WalkError};
+use crate::walk;
 use crate::{GuestMemory, Host};
 
-impl Machine {
+impl Core {
     pub(crate) fn port_io<V: Vcpu, M: GuestMemory, H: Host>(
         &mut self,
         access: PortIo,
         vcpu: &mut V,
-        memory: &M,
-        host: &mut H,
+        outside: &mut Outside<'_, M, H>,
     ) -> Outcome {
         if access.string {
-            return self.string_port_io(access, vcpu, memory, host);
+            return self.string_port_io(access, vcpu, outside);
         }
+        let memory = outside.memory;
         let decode = || {
             let context = vcpu.context();
             self.decode_port(access, vcpu, &context, memory).map(|found| found.len)
@@ -30,15 +30,21 @@ impl Machine {
             return self.try_again(vcpu, memory);
         };
         let accumulator = Register { gpr: Gpr::Rax, width: access.width, high: false };
-        let outcome = if access.write {
-            self.port_write(access.port, access.width, accumulator.read(vcpu), host)
+        let answer = if access.write {
+            self.port_write(access.port, access.width, accumulator.read(vcpu), outside)
         } else {
-            let value = self.port_read(access.port, access.width, host);
-            accumulator.write(vcpu, value);
-            Outcome::Resume
+            self.port_read(access.port, access.width, outside).map(|value| {
+                accumulator.write(vcpu, value);
+                Outcome::Resume
+            })
         };
-        let _ = self.complete(vcpu, len);
-        outcome
+        match answer {
+            Ok(outcome) => {
+                let _ = self.complete(vcpu, len);
+                outcome
+            }
+            Err(why) => self.refused(why, vcpu),
+        }
     }
 
     /// The instruction at RIP, if it is the one that `access` tells of.
@@ -65,9 +71,9 @@ impl Machine {
         &mut self,
         access: PortIo,
         vcpu: &mut V,
-        memory: &M,
-        host: &mut H,
+        outside: &mut Outside<'_, M, H>,
     ) -> Outcome {
+        let memory = outside.memory;
         let context = vcpu.context();
         let Some(insn) = self.decode_port(access, vcpu, &context, memory) else {
             return self.try_again(vcpu, memory);
@@ -85,9 +91,9 @@ impl Machine {
                 break;
             }
             let address = linear(&context, segment, index.read(vcpu));
-            let outcome = match self.string_element(access, &context, memory, address, host) {
+            let outcome = match self.string_element(access, &context, address, outside) {
                 Ok(outcome) => outcome,
-                Err(error) => return self.walk_failed(error, vcpu),
+                Err(why) => return self.refused(why, vcpu),
             };
             let next = index.read(vcpu).wrapping_add(step);
             index.write(vcpu, next);
@@ -106,22 +112,22 @@ impl Machine {
         &mut self,
         access: PortIo,
         context: &CpuContext,
-        memory: &M,
         address: u64,
-        host: &mut H,
-    ) -> Result<Outcome, WalkError> {
+        outside: &mut Outside<'_, M, H>,
+    ) -> Result<Outcome, Refused> {
+        let memory = outside.memory;
         let mut bytes = [0; 4];
         let part = part_of(&mut bytes, access.width);
         if access.write {
             walk::read(context, memory, address, part)?;
             let value = u32::from_le_bytes(bytes).into();
-            return Ok(self.port_write(access.port, access.width, value, host));
+            return self.port_write(access.port, access.width, value, outside);
         }
         // Reading a port may change its device: only once the bytes are known to have a place.
         let last = address.wrapping_add(access.width.bytes() - 1);
         walk::translate(context, memory, address, Access::Write)?;
         walk::translate(context, memory, last, Access::Write)?;
-        let value = self.port_read(access.port, access.width, host) as u32;
+        let value = self.port_read(access.port, access.width, outside)? as u32;
         bytes = value.to_le_bytes();
         walk::write(context, memory, address, part_of(&mut bytes, access.width))?;
         Ok(Outcome::Resume)

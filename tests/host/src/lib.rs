@@ -61,6 +61,8 @@ pub struct StillHost {
     pub shown: Vec<u8>,
     /// What is typed at it.
     pub typed: VecDeque<u8>,
+    /// The virtual CPUs that were kicked, in order.
+    pub kicked: Vec<u32>,
 }
 
 impl Host for StillHost {
@@ -78,6 +80,10 @@ impl Host for StillHost {
 
     fn console_read(&mut self) -> Option<u8> {
         self.typed.pop_front()
+    }
+
+    fn kick(&mut self, vcpu: u32) {
+        self.kicked.push(vcpu);
     }
 }
 

@@ -10,7 +10,7 @@ use vmm::loader::GuestLayout;
 use vmm::loader::linux::{self, LinuxImage};
 use vmm::platform::acpi;
 use vmm::platform::cpuid::{CpuidOptions, CpuidTable};
-use vmm::{Machine, MachineSpec, Outcome};
+use vmm::{Core, Outcome, UnknownPolicy, Vm, VmSpec};
 use x86_spec::apic::DEFAULT_IOAPIC_BASE;
 
 const RAM: u64 = 16 << 20;
@@ -18,7 +18,8 @@ const TSC_KHZ: u32 = 1_000_000;
 
 /// A loaded guest, and everything it needs.
 struct Guest {
-    machine: Machine,
+    vm: Vm,
+    core: Core,
     vcpu: ScriptedVcpu,
     memory: VectorMemory,
     host: StillHost,
@@ -32,26 +33,36 @@ impl Guest {
         let image = LinuxImage { kernel: &kernel, initrd: Some(b"disk"), cmdline: "console=ttyS0" };
         let layout = GuestLayout::new(RAM);
         let registers = linux::load(&memory, &layout, &image, &acpi::tables(1)).unwrap();
-        let options =
-            CpuidOptions { tsc_khz: TSC_KHZ, apic_khz: TSC_KHZ, xcr0_allowed: 0, pcid: false };
-        let machine = Machine::new(MachineSpec {
+        let options = CpuidOptions {
+            tsc_khz: TSC_KHZ,
+            apic_khz: TSC_KHZ,
+            xcr0_allowed: 0,
+            pcid: false,
+            vcpus: 1,
+            physical_bits: None,
+            mask: Vec::new(),
+        };
+        let vm = Vm::new(VmSpec {
+            vcpus: 1,
             tsc_khz: TSC_KHZ,
             tsc_offset: 0,
             cpuid: CpuidTable::new(&BlankCpu, &options),
+            unknown: UnknownPolicy::default(),
+            views: 1,
             exit_port: true,
             withhold_timer: false,
             withhold_serial: false,
         });
         let vcpu = ScriptedVcpu::new(registers);
-        Self { machine, vcpu, memory, host: StillHost::default() }
+        Self { core: vm.core(0), vm, vcpu, memory, host: StillHost::default() }
     }
 
     /// The instruction at RIP exits as `step` says.
     fn run(&mut self, step: Step) -> Outcome {
         self.vcpu.push(step);
-        self.machine.prepare_entry(&mut self.vcpu, &mut self.host);
+        let _ = self.core.prepare_entry(&self.vm, &mut self.vcpu, &mut self.host);
         let exit = self.vcpu.run();
-        self.machine.handle(exit, &mut self.vcpu, &self.memory, &mut self.host)
+        self.core.handle(exit, &self.vm, &mut self.vcpu, &self.memory, &mut self.host)
     }
 
     /// Bytes of the kernel's code that lie behind RIP.
@@ -92,7 +103,7 @@ fn a_write_reaches_the_device_and_reads_back() {
     assert_eq!(guest.run(step), Outcome::Resume);
     assert_eq!(guest.progress(), 13);
     assert_eq!(guest.vcpu.gpr(Gpr::R13), 0x1_8031);
-    let counters = guest.machine.counters();
+    let counters = guest.core.counters();
     assert_eq!((counters.exits(ExitKind::SecondStage), counters.unknown_mmio.count), (3, 0));
     assert_eq!(counters.mismatches, 0);
 }
@@ -125,5 +136,5 @@ fn an_instruction_that_changed_after_the_exit_is_not_emulated() {
     let mut guest = Guest::load(&[0xeb, 0xfe]); // jmp to itself
     let step = Step::undecoded(touch(DEFAULT_IOAPIC_BASE, Access::Write));
     assert_eq!(guest.run(step), Outcome::Resume);
-    assert_eq!((guest.progress(), guest.machine.counters().mismatches), (0, 1));
+    assert_eq!((guest.progress(), guest.core.counters().mismatches), (0, 1));
 }

@@ -12,7 +12,9 @@ use x86_spec::cpu::{Cr0, Cr4, Efer};
 use x86_spec::segment::Segment;
 
 use crate::platform::cpuid::{CpuidOptions, CpuidTable};
-use crate::{GuestMemory, Host, Machine, MachineSpec, NoMemory, Outcome};
+use crate::{
+    Backing, Core, GuestMemory, Host, NoMemory, Outcome, Ready, UnknownPolicy, Vm, VmSpec,
+};
 
 /// Guest memory from address 0 on.
 pub(crate) struct Memory(RefCell<Vec<u8>>);
@@ -65,6 +67,9 @@ pub(crate) struct BenchHost {
     pub(crate) tsc: Cell<u64>,
     pub(crate) sent: Vec<u8>,
     pub(crate) typed: VecDeque<u8>,
+    /// Who was kicked, in order.
+    pub(crate) kicked: Vec<u32>,
+    pub(crate) backing: Option<Backing>,
 }
 
 impl Host for BenchHost {
@@ -82,6 +87,14 @@ impl Host for BenchHost {
 
     fn console_read(&mut self) -> Option<u8> {
         self.typed.pop_front()
+    }
+
+    fn kick(&mut self, vcpu: u32) {
+        self.kicked.push(vcpu);
+    }
+
+    fn fault(&mut self, _: &SecondStageFault) -> Backing {
+        self.backing.unwrap_or(Backing::Device)
     }
 }
 
@@ -112,12 +125,14 @@ impl CpuidBus for BenchCpu {
 
 /// Everything around one virtual CPU.
 pub(crate) struct Bench {
-    pub(crate) machine: Machine,
+    pub(crate) vm: Vm,
+    pub(crate) core: Core,
     pub(crate) vcpu: ScriptedVcpu,
     pub(crate) memory: Memory,
     pub(crate) host: BenchHost,
     /// What the last preparation answered.
     pub(crate) deadline: Option<u64>,
+    pub(crate) is_halted: bool,
 }
 
 /// The guest's TSC and the host's, in kHz.
@@ -127,13 +142,23 @@ pub(crate) const CODE: u64 = 0x1_0000;
 /// Bytes of RAM.
 pub(crate) const RAM: u64 = 0x20_0000;
 
-pub(crate) fn spec() -> MachineSpec {
-    let options =
-        CpuidOptions { tsc_khz: TSC_KHZ, apic_khz: TSC_KHZ, xcr0_allowed: 7, pcid: false };
-    MachineSpec {
+pub(crate) fn spec() -> VmSpec {
+    let options = CpuidOptions {
+        tsc_khz: TSC_KHZ,
+        apic_khz: TSC_KHZ,
+        xcr0_allowed: 7,
+        pcid: false,
+        vcpus: 1,
+        physical_bits: None,
+        mask: Vec::new(),
+    };
+    VmSpec {
+        vcpus: 1,
         tsc_khz: TSC_KHZ,
         tsc_offset: 0u64.wrapping_sub(1_000),
         cpuid: CpuidTable::new(&BenchCpu, &options),
+        unknown: UnknownPolicy::default(),
+        views: 1,
         exit_port: true,
         withhold_timer: false,
         withhold_serial: false,
@@ -145,7 +170,7 @@ impl Bench {
         Self::of(spec())
     }
 
-    pub(crate) fn of(spec: MachineSpec) -> Self {
+    pub(crate) fn of(spec: VmSpec) -> Self {
         let memory = Memory::new(RAM as usize);
         // One table of each upper level maps the first 4 GiB to themselves by pages of 1 GiB.
         memory.put_u64(0x1000, 0x2000 | 7);
@@ -165,12 +190,15 @@ impl Bench {
         };
         let host = BenchHost::default();
         host.tsc.set(1_000_000);
+        let vm = Vm::new(spec);
         Self {
-            machine: Machine::new(spec),
+            core: vm.core(0),
+            vm,
             vcpu: ScriptedVcpu::new(registers),
             memory,
             host,
             deadline: None,
+            is_halted: false,
         }
     }
 
@@ -195,11 +223,25 @@ impl Bench {
         loop {
             self.prepare();
             let exit = self.vcpu.run();
-            let outcome = self.machine.handle(exit, &mut self.vcpu, &self.memory, &mut self.host);
+            let outcome = self.handle(exit);
             if exit != Exit::InterruptWindow {
                 return outcome;
             }
         }
+    }
+
+    /// Someone types.
+    pub(crate) fn type_in(&mut self, bytes: &[u8]) {
+        self.host.typed.extend(bytes);
+        self.vm.console_ready();
+    }
+
+    /// Answers an exit.
+    pub(crate) fn handle(&mut self, exit: Exit) -> Outcome {
+        let outcome =
+            self.core.handle(exit, &self.vm, &mut self.vcpu, &self.memory, &mut self.host);
+        self.is_halted |= outcome == Outcome::Wait;
+        outcome
     }
 
     /// An exit by an instruction whose length the CPU gives.
@@ -209,7 +251,11 @@ impl Bench {
 
     /// Prepares an entry and asserts nothing.
     pub(crate) fn prepare(&mut self) {
-        self.deadline = self.machine.prepare_entry(&mut self.vcpu, &mut self.host);
+        let ready = self.core.prepare_entry(&self.vm, &mut self.vcpu, &mut self.host);
+        (self.is_halted, self.deadline) = match ready {
+            Ready::Run { deadline } => (false, deadline),
+            Ready::Wait { deadline } => (true, deadline),
+        };
     }
 
     /// The guest runs `code`, which touches device memory at `gpa`.

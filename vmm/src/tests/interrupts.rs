@@ -6,7 +6,7 @@ use vcpu::{Access, Event, Exit, Gpr, PortIo, Vcpu};
 use x86_spec::msr;
 
 use super::bench::{Bench, spec};
-use crate::MachineSpec;
+use crate::VmSpec;
 use crate::platform::{gsi, uart};
 use crate::{Crash, Outcome};
 
@@ -133,7 +133,7 @@ fn halt_with_pending_interrupt_resumes() {
     bench.host.tsc.set(2_500_000);
     // sti; hlt with the timer due meanwhile
     assert_eq!(bench.exit(Exit::Halt), Outcome::Resume);
-    assert!(!bench.machine.is_halted());
+    assert!(!bench.is_halted);
     idle(&mut bench);
     assert_eq!(delivered(&bench, TIMER_VECTOR), 1);
 }
@@ -142,13 +142,13 @@ fn halt_with_pending_interrupt_resumes() {
 fn a_halted_guest_wakes_with_its_interrupt() {
     let mut bench = Bench::new();
     arm_timer(&mut bench, 2_000_000);
-    assert_eq!(bench.exit(Exit::Halt), Outcome::Halt);
+    assert_eq!(bench.exit(Exit::Halt), Outcome::Wait);
     bench.prepare();
-    assert!(bench.machine.is_halted());
+    assert!(bench.is_halted);
     assert_eq!(bench.deadline, Some(2_001_000));
     bench.host.tsc.set(2_001_000);
     bench.prepare();
-    assert!(!bench.machine.is_halted());
+    assert!(!bench.is_halted);
     assert_eq!(bench.vcpu.pending, Some(Event::Interrupt(TIMER_VECTOR as u8)));
 }
 
@@ -163,7 +163,7 @@ fn a_halt_with_interrupts_off_is_for_good() {
 fn typed_bytes_interrupt_and_are_read() {
     let mut bench = Bench::new();
     wire_uart(&mut bench);
-    bench.host.typed.extend(*b"ok");
+    bench.type_in(b"ok");
     idle(&mut bench);
     assert_eq!(delivered(&bench, UART_VECTOR), 1);
     assert_eq!((input(&mut bench, 0), input(&mut bench, 0)), (b'o', b'k'));
@@ -173,7 +173,7 @@ fn typed_bytes_interrupt_and_are_read() {
 fn a_level_interrupt_is_delivered_again_until_the_line_falls() {
     let mut bench = Bench::new();
     wire_uart(&mut bench);
-    bench.host.typed.push_back(b'x');
+    bench.type_in(b"x");
     idle(&mut bench);
     assert_eq!(delivered(&bench, UART_VECTOR), 1);
     idle(&mut bench);
@@ -189,7 +189,7 @@ fn a_level_interrupt_is_delivered_again_until_the_line_falls() {
 
 #[test]
 fn a_withheld_timer_never_interrupts() {
-    let mut bench = Bench::of(MachineSpec { withhold_timer: true, ..spec() });
+    let mut bench = Bench::of(VmSpec { withhold_timer: true, ..spec() });
     arm_timer(&mut bench, 2_000_000);
     bench.host.tsc.set(9_000_000);
     idle(&mut bench);
@@ -201,9 +201,9 @@ fn a_withheld_timer_never_interrupts() {
 
 #[test]
 fn a_withheld_uart_never_interrupts_but_works() {
-    let mut bench = Bench::of(MachineSpec { withhold_serial: true, ..spec() });
+    let mut bench = Bench::of(VmSpec { withhold_serial: true, ..spec() });
     wire_uart(&mut bench);
-    bench.host.typed.push_back(b'x');
+    bench.type_in(b"x");
     idle(&mut bench);
     assert_eq!(bench.vcpu.delivered, []);
     assert_eq!(input(&mut bench, 0), b'x');
@@ -262,7 +262,7 @@ fn a_single_step_over_halt_does_not_wait() {
     let mut bench = Bench::new();
     bench.vcpu.state.rflags |= 0x100;
     assert_eq!(bench.exit(Exit::Halt), Outcome::Resume);
-    assert!(!bench.machine.is_halted());
+    assert!(!bench.is_halted);
 }
 
 #[test]
@@ -270,9 +270,9 @@ fn a_halt_does_not_wait_while_the_virtual_cpu_has_an_event_to_deliver() {
     let mut bench = Bench::new();
     bench.code(&[0xf4]);
     bench.vcpu.pending = Some(Event::Interrupt(0x41));
-    let outcome = bench.machine.handle(Exit::Halt, &mut bench.vcpu, &bench.memory, &mut bench.host);
+    let outcome = bench.handle(Exit::Halt);
     assert_eq!(outcome, Outcome::Resume);
-    assert!(!bench.machine.is_halted());
+    assert!(!bench.is_halted);
 }
 
 #[test]
@@ -284,7 +284,7 @@ fn an_entry_with_nothing_due_does_not_look_at_the_devices() {
     assert_eq!(bench.exit(Exit::Cpuid), Outcome::Resume);
     bench.prepare();
     assert_eq!(bench.host.typed.len(), 1, "a CPUID exit asks no device");
-    bench.machine.disturb();
+    bench.vm.console_ready();
     bench.prepare();
     assert_eq!(bench.host.typed.len(), 0);
     let _ = bench.vcpu.push(Step::new(Exit::Halt, 1)).can_take_interrupt();

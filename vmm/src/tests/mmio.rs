@@ -37,7 +37,7 @@ fn mmio_mov_widths_follow_x86_rules() {
         assert_eq!(bench.touch(code, NOWHERE, Access::Read), Outcome::Resume, "{code:02x?}");
         assert_eq!(bench.gpr(Gpr::Rax), expected, "{code:02x?}");
         assert!(bench.is_past(code.len() as u64), "{code:02x?}");
-        let counted = bench.machine.counters().unknown_mmio;
+        let counted = bench.core.counters().unknown_mmio;
         assert_eq!((counted.count, counted.last), (1, NOWHERE));
     }
 }
@@ -53,7 +53,7 @@ fn a_store_reaches_the_register_it_names() {
     assert_eq!(bench.touch(&[0xc7, 0x03, 0x60, 0, 0, 0], TPR, Access::Write), Outcome::Resume);
     assert_eq!(bench.touch(&[0x8b, 0x0b], TPR, Access::Read), Outcome::Resume);
     assert_eq!(bench.gpr(Gpr::Rcx), 0x60);
-    assert_eq!(bench.machine.counters().unknown_mmio.count, 0);
+    assert_eq!(bench.core.counters().unknown_mmio.count, 0);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn a_repeated_store_goes_one_element_at_a_time() {
     assert_eq!(bench.touch(&code, NOWHERE + 8, Access::Write), Outcome::Resume);
     assert_eq!(bench.gpr(Gpr::Rcx), 0);
     assert!(bench.is_past(3));
-    assert_eq!(bench.machine.counters().unknown_mmio.count, 2);
+    assert_eq!(bench.core.counters().unknown_mmio.count, 2);
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn an_operand_elsewhere_than_the_fault_is_not_emulated() {
     bench.set(Gpr::Rbx, TPR + 4);
     assert_eq!(bench.touch(&[0x8b, 0x03], TPR, Access::Read), Outcome::Resume);
     assert!(bench.is_past(0));
-    assert_eq!(bench.machine.counters().mismatches, 1);
+    assert_eq!(bench.core.counters().mismatches, 1);
 }
 
 #[test]
@@ -203,7 +203,7 @@ fn segments_and_short_addresses_count_in_32_bit_mode() {
     assert!(bench.is_past(6));
     // inc dword [0x80]: 40 to 4f are no prefixes here, FF /0 is meant
     assert_eq!(bench.touch(&[0xff, 0x05, 0x80, 0, 0, 0], TPR, Access::Write), Outcome::Resume);
-    assert_eq!(bench.machine.lapic.read(0x80, hw::Width::W4, 0), 0x31);
+    assert_eq!(bench.core.lapic.read(0x80, hw::Width::W4, 0), 0x31);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! [`Machine`] driven through every exit by a scripted virtual CPU.
+//! [`Core`](crate::Core) driven through every exit by a scripted virtual CPU.
 
 pub(crate) mod bench;
 mod exits;

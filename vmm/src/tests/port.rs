@@ -31,7 +31,7 @@ fn unknown_port_reads_all_ones() {
         assert_eq!(bench.gpr(Gpr::Rax), expected, "{width:?}");
     }
     let _ = bench.exit(io(Port(0x81), Width::W1, true));
-    let counted = bench.machine.counters().unknown_ports;
+    let counted = bench.core.counters().unknown_ports;
     assert_eq!((counted.count, counted.last), (4, 0x81));
     assert_eq!(bench.vcpu.advanced, [2; 4]);
 }
@@ -44,7 +44,7 @@ fn the_absent_interval_timer_stands_still() {
         assert_eq!(bench.exit(io(Port(port), Width::W1, false)), Outcome::Resume);
         assert_eq!(bench.gpr(Gpr::Rax), 0);
     }
-    assert_eq!(bench.machine.counters().unknown_ports.count, 4);
+    assert_eq!(bench.core.counters().unknown_ports.count, 4);
 }
 
 #[test]
@@ -71,9 +71,9 @@ fn the_exit_port_ends_the_guest_with_its_byte() {
     bench.set(Gpr::Rax, 0x1_2a);
     assert_eq!(bench.exit(io(Port(0xf4), Width::W1, true)), Outcome::Exit(0x2a));
 
-    let mut bench = Bench::of(crate::MachineSpec { exit_port: false, ..spec() });
+    let mut bench = Bench::of(crate::VmSpec { exit_port: false, ..spec() });
     assert_eq!(bench.exit(io(Port(0xf4), Width::W1, true)), Outcome::Resume);
-    assert_eq!(bench.machine.counters().unknown_ports.last, 0xf4);
+    assert_eq!(bench.core.counters().unknown_ports.last, 0xf4);
 }
 
 #[test]
@@ -148,7 +148,7 @@ fn no_repetition_touches_nothing() {
         bench.step(Step::new(string_io(NOWHERE, Width::W1, false, true), 2)),
         Outcome::Resume
     );
-    assert_eq!(bench.machine.counters().unknown_ports.count, 0);
+    assert_eq!(bench.core.counters().unknown_ports.count, 0);
     assert!(bench.is_past(2));
 }
 
@@ -165,7 +165,7 @@ fn ins_to_an_absent_page_faults_before_the_port_is_read() {
         bench.vcpu.pending,
         Some(Event::PageFault { address: 0x1_0000_0000, error_code: 2 })
     );
-    assert_eq!(bench.machine.counters().unknown_ports.count, 0);
+    assert_eq!(bench.core.counters().unknown_ports.count, 0);
     assert!(bench.is_past(0));
 }
 

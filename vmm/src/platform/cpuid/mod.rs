@@ -11,6 +11,7 @@ mod tests;
 
 use alloc::vec::Vec;
 
+use config::CpuidMask;
 use hw::{CpuidBus, CpuidResult};
 use x86_spec::{
     cpu::Cr4,
@@ -20,7 +21,7 @@ use x86_spec::{
 use xsave::XsaveStates;
 
 /// What the table depends on besides the host's CPUID.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CpuidOptions {
     /// The guest's TSC, in kHz.
     pub tsc_khz: u32,
@@ -31,6 +32,12 @@ pub struct CpuidOptions {
     pub xcr0_allowed: u64,
     /// Whether the backend handles INVPCID and process-context identifiers.
     pub pcid: bool,
+    /// How many CPUs the guest has, whose APIC IDs count from 0.
+    pub vcpus: u32,
+    /// Bits of a guest-physical address, where fewer than the host's.
+    pub physical_bits: Option<u8>,
+    /// Bits that are hidden.
+    pub mask: Vec<CpuidMask>,
 }
 
 /// What the answer depends on at run time.
@@ -100,6 +107,12 @@ impl CpuidTable {
     #[must_use]
     pub const fn xcr0_allowed(&self) -> u64 {
         self.xsave.allowed()
+    }
+
+    /// EAX of leaf 1: family, model and stepping.
+    #[must_use]
+    pub fn signature(&self) -> u32 {
+        self.basic(leaf::FEATURES).eax
     }
 
     /// CPUID. A leaf that the table does not have reads 0.

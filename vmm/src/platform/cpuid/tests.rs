@@ -9,8 +9,15 @@ use x86_spec::cpuid::{Leaf1Ecx, Leaf1Edx, Leaf7Ebx, Leaf7Ecx, Xcr0};
 use super::*;
 
 const ALL_AVX: u64 = 0xe7;
-const OPTIONS: CpuidOptions =
-    CpuidOptions { tsc_khz: 2_100_000, apic_khz: 2_100_000, xcr0_allowed: ALL_AVX, pcid: true };
+const OPTIONS: CpuidOptions = CpuidOptions {
+    tsc_khz: 2_100_000,
+    apic_khz: 2_100_000,
+    xcr0_allowed: ALL_AVX,
+    pcid: true,
+    vcpus: 1,
+    physical_bits: None,
+    mask: Vec::new(),
+};
 
 /// A host of which the named leaves are known, and all others are all-ones: the most that a host can claim.
 struct Boastful(HashMap<(u32, u32), CpuidResult>);
@@ -256,7 +263,7 @@ proptest! {
         seed: u64, xcr0_allowed: u64, pcid: bool, khz: u32,
         leaf: u32, subleaf: u32, cr4: u64, xcr0: u64, apic_id: u32,
     ) {
-        let options = CpuidOptions { tsc_khz: khz, apic_khz: khz, xcr0_allowed, pcid };
+        let options = CpuidOptions { tsc_khz: khz, apic_khz: khz, xcr0_allowed, pcid, ..OPTIONS };
         let table = CpuidTable::new(&Noise(seed), &options);
         let state = CpuidState { cr4, xcr0, apic_id };
         for leaf in [leaf, leaf & 0x1f, 0x8000_0000 | leaf & 0x3f] {

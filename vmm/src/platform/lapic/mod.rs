@@ -23,7 +23,7 @@ use x86_spec::{
 
 use crate::platform::{GeneralProtection, InterruptMessage};
 use timer::Timer;
-use vectors::VectorSet;
+pub(crate) use vectors::VectorSet;
 
 /// What else follows from a write to the local APIC.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +31,8 @@ use vectors::VectorSet;
 pub enum Effect {
     /// Nothing.
     None,
+    /// By what addresses messages reach it may have changed.
+    Readdressed,
     /// A level-triggered interrupt ended: tell the I/O APIC.
     EndOfLevel {
         /// Its vector.
@@ -43,6 +45,56 @@ pub enum Effect {
         /// To all others, whatever the destination says.
         broadcast: bool,
     },
+}
+
+/// What decides whether a message is for a local APIC, in a word that other CPUs may read: the logical ID of xAPIC mode in
+/// bits 7:0, and flags.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Address(pub(crate) u32);
+
+impl Address {
+    const XAPIC: u32 = 1 << 8;
+    const X2APIC: u32 = 1 << 9;
+    /// The cluster model, as opposed to the flat one.
+    const CLUSTER: u32 = 1 << 10;
+    /// Enabled by software.
+    const ENABLED: u32 = 1 << 11;
+
+    const fn has(self, flag: u32) -> bool {
+        self.0 & flag != 0
+    }
+
+    /// Whether the local APIC takes interrupts with a vector.
+    pub(crate) const fn is_enabled(self) -> bool {
+        self.has(Self::ENABLED)
+    }
+
+    /// Whether a message is for the local APIC `id` (SDM vol. 3, 11.6.2).
+    pub(crate) const fn takes(self, id: u32, message: &InterruptMessage) -> bool {
+        let destination = message.destination;
+        if !self.has(Self::XAPIC | Self::X2APIC) {
+            false
+        } else if destination == u32::MAX {
+            true
+        } else if self.has(Self::X2APIC) {
+            let own = x2apic_logical_id(id);
+            let logically = destination >> 16 == own >> 16 && destination & own & 0xffff != 0;
+            if message.logical { logically } else { destination == id }
+        } else if destination == 0xff {
+            true
+        } else if !message.logical {
+            destination == id & 0xff
+        } else {
+            let own = self.0 & 0xff;
+            let is_cluster = self.has(Self::CLUSTER);
+            let mask = if is_cluster { 0x0f } else { 0xff };
+            (!is_cluster || destination >> 4 == own >> 4) && destination & own & mask != 0
+        }
+    }
+}
+
+const fn x2apic_logical_id(id: u32) -> u32 {
+    (id >> 4) << 16 | 1 << (id & 15)
 }
 
 /// The mode that IA32_APIC_BASE selects.
@@ -149,7 +201,7 @@ impl LocalApic {
         self.id
     }
 
-    fn mode(&self) -> Mode {
+    const fn mode(&self) -> Mode {
         if !self.base.contains(ApicBase::EN) {
             Mode::Disabled
         } else if self.base.contains(ApicBase::EXTD) {
@@ -249,45 +301,59 @@ impl LocalApic {
             // The destination is in other bits now; what xAPIC mode left there would be misread.
             self.icr = Icr(self.icr.0 & 0xffff_ffff);
         }
-        Ok(Effect::None)
+        Ok(Effect::Readdressed)
     }
 
-    fn logical_id(&self) -> u32 {
+    const fn logical_id(&self) -> u32 {
         match self.mode() {
-            Mode::X2apic => (self.id >> 4) << 16 | 1 << (self.id & 15),
+            Mode::X2apic => x2apic_logical_id(self.id),
             _ => self.ldr,
         }
     }
 
-    /// Whether a message is addressed to this APIC (SDM vol. 3, 11.6.2).
-    fn is_destination(&self, message: &InterruptMessage) -> bool {
-        let destination = message.destination;
-        match self.mode() {
-            Mode::Disabled => false,
-            _ if destination == u32::MAX => true,
-            Mode::X2apic if message.logical => {
-                let own = self.logical_id();
-                destination >> 16 == own >> 16 && destination & own & 0xffff != 0
-            }
-            Mode::X2apic => destination == self.id,
-            Mode::Xapic if destination == 0xff => true,
-            Mode::Xapic if message.logical => {
-                let own = self.ldr >> 24;
-                let cluster_model = self.dfr >> 28 == 0;
-                let mask = if cluster_model { 0x0f } else { 0xff };
-                (!cluster_model || destination >> 4 == own >> 4) && destination & own & mask != 0
-            }
-            Mode::Xapic => destination == self.id & 0xff,
-        }
+    /// By what addresses messages reach it.
+    pub(crate) fn address(&self) -> Address {
+        let mode = match self.mode() {
+            Mode::Disabled => 0,
+            Mode::Xapic => Address::XAPIC,
+            Mode::X2apic => Address::X2APIC,
+        };
+        let cluster = if self.dfr >> 28 == 0 { Address::CLUSTER } else { 0 };
+        let enabled = if self.is_enabled() { Address::ENABLED } else { 0 };
+        Address(self.ldr >> 24 | mode | cluster | enabled)
     }
 
     /// Takes an interrupt if it is for this APIC; says whether it was.
     pub fn accept(&mut self, message: InterruptMessage) -> bool {
-        let ours = self.is_destination(&message);
+        let ours = self.address().takes(self.id, &message);
         if ours {
             self.take(&message);
         }
         ours
+    }
+
+    /// Takes interrupts that others sent, edge- and level-triggered ones.
+    pub(crate) fn request_all(&mut self, edges: VectorSet, levels: VectorSet) {
+        let all = edges.union(levels);
+        if all.is_empty() || !self.is_enabled() {
+            return;
+        }
+        if all.has_illegal() {
+            self.report(Esr::RECEIVE_ILLEGAL_VECTOR);
+        }
+        let all = all.legal();
+        self.irr = self.irr.union(all);
+        self.tmr = self.tmr.without(all).union(levels.legal());
+    }
+
+    /// Takes an NMI that another sent.
+    pub(crate) const fn accept_nmi(&mut self) {
+        self.nmi = true;
+    }
+
+    /// Whether this is the bootstrap processor's.
+    pub(crate) const fn is_bootstrap(&self) -> bool {
+        self.base.contains(ApicBase::BSP)
     }
 
     /// Takes an interrupt that is for this APIC. INIT and start-up are the machine's business, not the APIC's; nothing
@@ -421,7 +487,9 @@ impl LocalApic {
             Shorthand::AllExcludingSelf => Effect::Send { message, broadcast: true },
             Shorthand::None => {
                 let only_self = !logical && destination == self.id;
-                if self.accept(message) && only_self {
+                // Who has the lowest priority is found among all of them.
+                let finds_taker = mode == DeliveryMode::LowestPriority && !only_self;
+                if !finds_taker && self.accept(message) && only_self {
                     return Effect::None;
                 }
                 Effect::Send { message, broadcast: false }

@@ -53,11 +53,11 @@ impl LocalApic {
             offset_of::ID => Effect::None,
             offset_of::LDR => {
                 self.ldr = value & 0xff00_0000;
-                Effect::None
+                Effect::Readdressed
             }
             offset_of::DFR => {
                 self.dfr = value | 0x0fff_ffff;
-                Effect::None
+                Effect::Readdressed
             }
             offset_of::ICR_LOW => {
                 self.icr = Icr(self.icr.0 & !0xffff_ffff | u64::from(value & Icr::WRITABLE_LOW));
@@ -171,6 +171,7 @@ impl LocalApic {
                 if !self.svr.contains(Svr::APIC_ENABLED) {
                     self.lvt.mask_all();
                 }
+                return Some(Effect::Readdressed);
             }
             offset_of::ESR => self.esr = core::mem::take(&mut self.errors),
             offset_of::TIMER_INITIAL => {

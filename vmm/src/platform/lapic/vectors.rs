@@ -2,9 +2,45 @@
 
 /// 256 bits, one for each vector.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct VectorSet([u64; 4]);
+pub(crate) struct VectorSet(pub(crate) [u64; 4]);
 
 impl VectorSet {
+    /// Vectors below 16, which no interrupt may have.
+    const ILLEGAL: u64 = 0xffff;
+
+    fn zip(self, other: Self, operation: impl Fn(u64, u64) -> u64) -> Self {
+        let ([a, b, c, d], [e, f, g, h]) = (self.0, other.0);
+        Self([operation(a, e), operation(b, f), operation(c, g), operation(d, h)])
+    }
+
+    /// What is in either.
+    pub(super) fn union(self, other: Self) -> Self {
+        self.zip(other, |one, other| one | other)
+    }
+
+    /// What is not in `other`.
+    pub(super) fn without(self, other: Self) -> Self {
+        self.zip(other, |one, other| one & !other)
+    }
+
+    /// Whether nothing is in it.
+    pub(super) const fn is_empty(self) -> bool {
+        let [a, b, c, d] = self.0;
+        a | b | c | d == 0
+    }
+
+    /// Whether a vector is in it that no interrupt may have.
+    pub(super) const fn has_illegal(self) -> bool {
+        let [low, ..] = self.0;
+        low & Self::ILLEGAL != 0
+    }
+
+    /// The others.
+    pub(super) const fn legal(self) -> Self {
+        let [low, middle, upper, top] = self.0;
+        Self([low & !Self::ILLEGAL, middle, upper, top])
+    }
+
     /// Adds `vector`.
     pub(super) fn insert(&mut self, vector: u8) {
         if let Some(word) = self.0.get_mut(usize::from(vector >> 6)) {
