@@ -122,3 +122,7 @@ address!(
     /// A guest linear address, before the guest's own paging.
     Gla
 );
+address!(
+    /// An I/O virtual address: what a device puts on the bus before the IOMMU translates it.
+    Iova
+);

@@ -19,12 +19,14 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+mod dirty;
 pub mod format;
 mod walk;
 
 #[cfg(test)]
 mod tests;
 
+pub use dirty::DirtyFormat;
 pub use walk::{MapError, Mapping, PageTable, Retired};
 
 use hw::{Hpa, PAGE_SIZE, PAGE_SIZE_1G, PAGE_SIZE_2M};
@@ -105,7 +107,7 @@ impl PageSize {
 
 /// The bits of one page-table format. Level 1 is the page table whose leaves map 4 KiB, level 2 maps 2 MiB, level 3 1 GiB.
 pub trait EntryFormat {
-    /// Levels from the root down: 4 or 5.
+    /// Levels from the root down: 3, 4 or 5.
     const LEVELS: u8;
     /// Whether input addresses are sign-extended from their highest translated bit (linear addresses), rather than
     /// zero-extended (guest physical addresses).

@@ -1,15 +1,19 @@
 //! The formats, one file of bits each: [`Host`] for Kerf's own address space, [`Ept`] for the second stage of VT-x,
-//! [`Npt`] for that of SVM. The walker knows none of them by name.
+//! [`Npt`] for that of SVM, [`SecondStage`] and [`FirstStage`] for VT-d. The walker knows none of them by name.
 
 mod ept;
+mod first_stage;
 mod host;
 mod npt;
+mod second_stage;
 
 pub use ept::Ept;
+pub use first_stage::FirstStage;
 pub use host::{Host, PAT};
 pub use npt::Npt;
+pub use second_stage::SecondStage;
 
-/// Bits 51:12: where all three formats keep the address of a table or a 4 KiB page. Bits above the machine's physical
+/// Bits 51:12: where all formats keep the address of a table or a 4 KiB page. Bits above the machine's physical
 /// address width are reserved there.
 const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
 
