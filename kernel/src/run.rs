@@ -13,7 +13,7 @@ use vmm::loader::GuestLayout;
 use vmm::loader::linux::{self, LinuxImage, LoadError};
 use vmm::platform::acpi;
 use vmm::platform::cpuid::{CpuidOptions, CpuidTable};
-use vmm::{Core, Host, Outcome, Ready, Vm, VmSpec};
+use vmm::{Host, Machine, MachineSpec, Outcome};
 
 use crate::irq::Timer;
 use crate::mem::{GuestRam, GuestRamError, LoadedFile, Pages, Tables};
@@ -118,8 +118,7 @@ impl fmt::Display for Why {
 /// A guest that is ready to run.
 struct Guest<B: Backend> {
     vcpu: B::Vcpu,
-    vm: Vm,
-    core: Core,
+    machine: Machine,
     memory: GuestRam,
     host: RealHost,
     timer: Timer,
@@ -151,10 +150,6 @@ impl Host for RealHost {
     fn console_read(&mut self) -> Option<u8> {
         console::read()
     }
-
-    fn kick(&mut self, _: u32) {
-        // The one virtual CPU is the one that sends.
-    }
 }
 
 /// Starts the guest and runs it to its end.
@@ -167,7 +162,7 @@ pub(crate) fn run<B: Backend>(plan: &Plan<'_>, timer: Timer) -> Result<Verdict, 
     let ticks = platform::rdtsc() - plan.entry_tsc;
     console::say(format_args!("first guest entry after {ticks} ticks"));
     let outcome = guest.run_to_end();
-    Ok(report::ending(&plan.vm.name, outcome, &guest.vcpu, &guest.core))
+    Ok(report::ending(&plan.vm.name, outcome, &guest.vcpu, &guest.machine))
 }
 
 impl<B: Backend> Guest<B> {
@@ -192,9 +187,6 @@ impl<B: Backend> Guest<B> {
             apic_khz: tsc_khz,
             xcr0_allowed: XCR0_OFFERED,
             pcid: backend.offers_pcid(),
-            vcpus: 1,
-            physical_bits: vm.cpuid.physical_bits,
-            mask: vm.cpuid.mask.clone(),
         };
         let cpuid = CpuidTable::new(&CpuId, &options);
         // The guest's counter starts from zero.
@@ -209,13 +201,10 @@ impl<B: Backend> Guest<B> {
         };
         let vcpu = backend.create_vcpu(&init, &mut Pages)?;
         let withheld = |source| vm.test.withhold.contains(&source);
-        let machine = Vm::new(VmSpec {
-            vcpus: 1,
+        let machine = Machine::new(MachineSpec {
             tsc_khz,
             tsc_offset,
             cpuid,
-            unknown: vm.unknown,
-            views: 1,
             exit_port: vm.test.exit_port,
             withhold_timer: withheld(Withheld::Timer),
             withhold_serial: withheld(Withheld::Serial),
@@ -227,8 +216,7 @@ impl<B: Backend> Guest<B> {
         };
         Ok(Self {
             vcpu,
-            core: machine.core(0),
-            vm: machine,
+            machine,
             memory,
             host,
             timer,
@@ -241,11 +229,11 @@ impl<B: Backend> Guest<B> {
     fn run_to_end(&mut self) -> Outcome {
         self.vcpu.load();
         let outcome = loop {
-            let ready = self.core.prepare_entry(&self.vm, &mut self.vcpu, &mut self.host);
-            if let Ready::Run { deadline: Some(at) } | Ready::Wait { deadline: Some(at) } = ready {
-                self.timer.arm(at);
+            let deadline = self.machine.prepare_entry(&mut self.vcpu, &mut self.host);
+            if let Some(deadline) = deadline {
+                self.timer.arm(deadline);
             }
-            if matches!(ready, Ready::Wait { .. }) {
+            if self.machine.is_halted() {
                 // Interrupts have been off since the devices were looked after: whatever came since ends the wait at once.
                 platform::wait_for_interrupt();
                 continue;
@@ -254,10 +242,9 @@ impl<B: Backend> Guest<B> {
             if exit == Exit::ExternalInterrupt {
                 platform::interrupts_on_briefly();
             }
-            let (vm, memory) = (&self.vm, &self.memory);
-            let outcome = self.core.handle(exit, vm, &mut self.vcpu, memory, &mut self.host);
+            let outcome = self.machine.handle(exit, &mut self.vcpu, &self.memory, &mut self.host);
             match outcome {
-                Outcome::Resume | Outcome::Wait => {}
+                Outcome::Resume | Outcome::Halt => {}
                 ended => break ended,
             }
         };

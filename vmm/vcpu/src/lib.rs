@@ -14,6 +14,7 @@ extern crate alloc;
 
 mod exit;
 mod fpu;
+mod hot;
 mod registers;
 mod state;
 
@@ -22,6 +23,7 @@ pub mod svm;
 pub mod vmx;
 
 pub use exit::{Access, EntryFailure, Event, Exit, PortIo, SecondStageFault};
+pub use hot::{Answer, HotExits, Partial};
 pub use registers::{CpuContext, Gpr, Registers};
 pub use state::{Events, STATE_MSRS, StateError, VcpuState};
 
@@ -71,6 +73,30 @@ pub trait Backend: Sized {
 pub trait Vcpu {
     /// Enters the guest and comes back with the reason it left. See the crate's documentation for the contract.
     fn run(&mut self) -> Exit;
+
+    /// Likewise, but offers frequent exits to `hot` first, and enters again where it has answered them. `None`: it has
+    /// answered the last one too, but there is something to see to.
+    fn run_hot<H: HotExits>(&mut self, hot: &mut H) -> Option<Exit>
+    where
+        Self: Sized,
+    {
+        loop {
+            let exit = self.run();
+            let answer = match exit {
+                Exit::Cpuid => hot.cpuid(self),
+                Exit::Hypercall => hot.hypercall(self),
+                Exit::MsrRead(msr) => hot.msr_read(msr, self),
+                Exit::MsrWrite { msr, .. } => hot.msr_write(msr, self),
+                Exit::PortIo(access) if !access.string => hot.port_io(access, self),
+                _ => Answer::Pass,
+            };
+            match answer {
+                Answer::Again => {}
+                Answer::Leave => return None,
+                Answer::Pass => return Some(exit),
+            }
+        }
+    }
 
     /// A general-purpose register, RSP included.
     fn gpr(&self, register: Gpr) -> u64;

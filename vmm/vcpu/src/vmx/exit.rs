@@ -52,7 +52,9 @@ pub(super) fn decode(exit_reason: u32, fields: &impl Fields, gpr: impl Fn(Gpr) -
         reason::HLT => Exit::Halt,
         reason::RDMSR => Exit::MsrRead(Msr(ecx())),
         reason::WRMSR => Exit::MsrWrite { msr: Msr(ecx()), value: edx_eax() },
-        reason::IO_INSTRUCTION => port_io(IoQualification(fields.read(info::EXIT_QUALIFICATION))),
+        reason::IO_INSTRUCTION => {
+            Exit::PortIo(port_access(IoQualification(fields.read(info::EXIT_QUALIFICATION))))
+        }
         reason::EPT_VIOLATION => Exit::SecondStage(second_stage(fields)),
         reason::EXTERNAL_INTERRUPT => Exit::ExternalInterrupt,
         reason::INTERRUPT_WINDOW => Exit::InterruptWindow,
@@ -157,16 +159,22 @@ pub(super) fn nmi_unblocked_by_iret(exit_reason: u32, fields: &impl Fields) -> b
     }
 }
 
-fn port_io(qualification: IoQualification) -> Exit {
+/// The access that exited.
+#[inline]
+pub(super) fn port_access(qualification: IoQualification) -> PortIo {
     // The manual knows three codes here, for one, two and four bytes.
-    let width = Width::try_new(qualification.bytes()).unwrap_or(Width::W4);
-    Exit::PortIo(PortIo {
+    let width = match qualification.bytes() {
+        1 => Width::W1,
+        2 => Width::W2,
+        _ => Width::W4,
+    };
+    PortIo {
         port: Port(qualification.port()),
         width,
         write: !qualification.is_in(),
         string: qualification.is_string(),
         rep: qualification.is_rep(),
-    })
+    }
 }
 
 fn second_stage(fields: &impl Fields) -> SecondStageFault {

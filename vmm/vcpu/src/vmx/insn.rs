@@ -25,9 +25,9 @@ impl Fields for Current {
     fn raw(&self, encoding: u32) -> u64 {
         let value;
         // SAFETY: VMREAD changes flags and its destination only. Where there is no current VMCS or no such field, it
-        // fails and the value is the zero given here.
+        // fails and the value is what was in the register: nothing that Kerf's safety rests on is read so.
         unsafe {
-            asm!("vmread {}, {}", inout(reg) 0u64 => value, in(reg) u64::from(encoding),
+            asm!("vmread {}, {}", out(reg) value, in(reg) u64::from(encoding),
                 options(nostack, nomem));
         }
         value
@@ -37,14 +37,22 @@ impl Fields for Current {
 impl FieldsMut for Current {
     #[inline(always)]
     fn set_raw(&mut self, encoding: u32, value: u64) {
-        let failed: u8;
+        if cfg!(debug_assertions) {
+            let failed: u8;
+            // SAFETY: as below.
+            unsafe {
+                asm!("vmwrite {}, {}", "setna {}", in(reg) u64::from(encoding), in(reg) value,
+                    out(reg_byte) failed, options(nostack));
+            }
+            assert!(failed == 0, "VMWRITE of a field that this CPU does not have");
+            return;
+        }
         // SAFETY: VMWRITE changes the VMCS, which takes effect at the next entry only; what Kerf's own safety rests on
         // there, the host state and the controls, is written by `setup` from what this CPU reported.
         unsafe {
-            asm!("vmwrite {}, {}", "setna {}", in(reg) u64::from(encoding), in(reg) value,
-                out(reg_byte) failed, options(nostack));
+            asm!("vmwrite {}, {}", in(reg) u64::from(encoding), in(reg) value,
+                options(nostack));
         }
-        debug_assert!(failed == 0, "VMWRITE of a field that this CPU does not have");
     }
 }
 

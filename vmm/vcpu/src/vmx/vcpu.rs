@@ -2,6 +2,9 @@
 
 mod access;
 mod cache;
+mod hot;
+
+use alloc::boxed::Box;
 
 use hw::{Hpa, Msr, MsrFault};
 use x86_spec::cpu::{Cr0, Rflags, vector};
@@ -14,7 +17,7 @@ use self::cache::Cache;
 use super::capabilities::Capabilities;
 use super::control_registers;
 use super::controls::Controls;
-use super::entry::{self, Frame, Outcome};
+use super::entry::Frame;
 use super::event::Injection;
 use super::exit::{self, Decoded};
 use super::fields::{Fields, FieldsMut};
@@ -24,8 +27,8 @@ use super::setup::{self, Environment};
 use super::{Vmx, checks, msr_bitmap};
 use crate::fpu::Fpu;
 use crate::{
-    CpuContext, EnableError, EntryFailure, Event, Exit, Gpr, HostPages, IdlePolicy, Registers,
-    STATE_MSRS, StateError, Vcpu, VcpuInit, VcpuState,
+    CpuContext, EnableError, EntryFailure, Event, Exit, Gpr, HostPages, HotExits, IdlePolicy,
+    Registers, STATE_MSRS, StateError, Vcpu, VcpuInit, VcpuState,
 };
 
 /// Registers of the guest that stay in the CPU across exits; Kerf itself uses none of them. They are switched when the
@@ -51,7 +54,7 @@ const ALL_CONTEXTS: u64 = 2;
 /// makes it current for that moment.
 #[derive(Debug)]
 pub struct VmxVcpu {
-    frame: Frame,
+    frame: Box<Frame>,
     vmcs: Hpa,
     resident: bool,
     launched: bool,
@@ -91,7 +94,7 @@ impl VmxVcpu {
             IdlePolicy::InGuest => backend.controls.idle_in_guest(&backend.capabilities),
         };
         let mut vcpu = Self {
-            frame: Frame::default(),
+            frame: Box::default(),
             vmcs,
             resident: false,
             launched: false,
@@ -120,6 +123,18 @@ impl VmxVcpu {
         setup::write_controls(&mut vcpu.vmcs(), &vcpu.controls, &environment);
         vcpu.set_registers(&init.registers);
         Ok(vcpu)
+    }
+
+    /// What is to be done before an entry; an exit where there is none to make.
+    #[inline]
+    fn prepare(&mut self) -> Option<Exit> {
+        debug_assert!(self.resident, "run before load");
+        if !self.queue.is_empty()
+            && let Some(exit) = self.before_entry()
+        {
+            return Some(exit);
+        }
+        self.check_first_entry()
     }
 
     /// Delivers what waits, as far as the guest can take it; an exit where there is no entry to make.
@@ -182,11 +197,8 @@ impl VmxVcpu {
 
     /// VMLAUNCH or VMRESUME failed.
     #[cold]
-    fn refused(&mut self, outcome: Outcome) -> Exit {
-        let error = match outcome {
-            Outcome::Refused => Current.read(info::INSTRUCTION_ERROR),
-            _ => 0,
-        };
+    fn refused(&mut self) -> Exit {
+        let error = Current.read(info::INSTRUCTION_ERROR);
         let by_rule =
             [instruction_error::ENTRY_INVALID_CONTROL, instruction_error::ENTRY_INVALID_HOST_STATE];
         Exit::EntryFailed(match by_rule.contains(&error) {
@@ -305,41 +317,22 @@ impl VmxVcpu {
 }
 
 impl Vcpu for VmxVcpu {
-    #[inline]
     fn run(&mut self) -> Exit {
-        debug_assert!(self.resident, "run before load");
-        if !self.queue.is_empty()
-            && let Some(exit) = self.before_entry()
-        {
-            return exit;
+        match self.prepare() {
+            Some(exit) => exit,
+            None => hot::run(self),
         }
-        if let Some(exit) = self.check_first_entry() {
-            return exit;
+    }
+
+    #[inline]
+    fn run_hot<H: HotExits>(&mut self, hot: &mut H) -> Option<Exit> {
+        if let Some(exit) = self.prepare() {
+            return Some(exit);
         }
-        let outcome = entry::run(&mut self.frame, self.launched);
-        self.cache.clear();
-        if outcome != Outcome::Exit {
-            return self.refused(outcome);
+        if self.debugged {
+            return Some(hot::run(self));
         }
-        let reason = Current.read(info::EXIT_REASON);
-        self.exit_reason = reason;
-        self.launched |= !exit::is_entry_failure(reason);
-        if exit::may_cut_short(reason) {
-            self.recover();
-        }
-        let gprs = &self.frame.gprs;
-        let gpr = |register: Gpr| match register {
-            Gpr::Rsp => Current.read(guest::RSP),
-            other => gprs[other as usize],
-        };
-        match exit::decode(reason, &Current, gpr) {
-            // What waits here has the window for itself.
-            Decoded::Exit(Exit::InterruptWindow) if self.queue.needs_interrupt_window() => {
-                Exit::Handled
-            }
-            Decoded::Exit(exit) => exit,
-            other => self.handle(other),
-        }
+        hot::run_hot(self, hot)
     }
 
     #[inline]
@@ -377,12 +370,12 @@ impl Vcpu for VmxVcpu {
     #[inline]
     fn advance(&mut self, len: u8) {
         let from = self.rip();
-        let mut to = from.wrapping_add(len.into());
-        if from >> 32 == 0 && to >> 32 != 0 && !self.is_long_code() {
-            to &= 0xffff_ffff;
-        }
+        let to = from.wrapping_add(len.into());
         self.vmcs().write(guest::RIP, to);
         self.cache.set_rip(to);
+        if (to as u32) < u32::from(len) {
+            self.wrap(from, to);
+        }
         let blocking = self.interruptibility();
         let shadow = Interruptibility::STI | Interruptibility::MOV_SS;
         if blocking.intersects(shadow) {
@@ -470,7 +463,7 @@ impl Vcpu for VmxVcpu {
         debug_assert!(current.is_ok(), "VMPTRLD of a VMCS that was made here");
         self.resident = true;
         self.launched = false;
-        self.frame.host_rsp = 0;
+        self.frame.forget_host();
         setup::write_host(&mut Current, &insn::host_state());
         self.invalidate();
         let held = self.held_count();
