@@ -13,7 +13,7 @@ use vmm::loader::GuestLayout;
 use vmm::loader::linux::{self, LinuxImage, LoadError};
 use vmm::platform::acpi;
 use vmm::platform::cpuid::{CpuidOptions, CpuidTable};
-use vmm::{Host, Machine, MachineSpec, Outcome};
+use vmm::{Core, Host, Outcome, Ready, Vm, VmSpec};
 
 use crate::irq::Timer;
 use crate::mem::{GuestRam, GuestRamError, LoadedFile, Pages, Tables};
@@ -118,7 +118,8 @@ impl fmt::Display for Why {
 /// A guest that is ready to run.
 struct Guest<B: Backend> {
     vcpu: B::Vcpu,
-    machine: Machine,
+    vm: Vm,
+    core: Core,
     memory: GuestRam,
     host: RealHost,
     timer: Timer,
@@ -150,6 +151,10 @@ impl Host for RealHost {
     fn console_read(&mut self) -> Option<u8> {
         console::read()
     }
+
+    fn kick(&mut self, _: u32) {
+        // The one virtual CPU is the one that sends.
+    }
 }
 
 /// Starts the guest and runs it to its end.
@@ -162,7 +167,7 @@ pub(crate) fn run<B: Backend>(plan: &Plan<'_>, timer: Timer) -> Result<Verdict, 
     let ticks = platform::rdtsc() - plan.entry_tsc;
     console::say(format_args!("first guest entry after {ticks} ticks"));
     let outcome = guest.run_to_end();
-    Ok(report::ending(&plan.vm.name, outcome, &guest.vcpu, &guest.machine))
+    Ok(report::ending(&plan.vm.name, outcome, &guest.vcpu, &guest.core))
 }
 
 impl<B: Backend> Guest<B> {
@@ -187,6 +192,9 @@ impl<B: Backend> Guest<B> {
             apic_khz: tsc_khz,
             xcr0_allowed: XCR0_OFFERED,
             pcid: backend.offers_pcid(),
+            vcpus: 1,
+            physical_bits: vm.cpuid.physical_bits,
+            mask: vm.cpuid.mask.clone(),
         };
         let cpuid = CpuidTable::new(&CpuId, &options);
         // The guest's counter starts from zero.
@@ -201,10 +209,13 @@ impl<B: Backend> Guest<B> {
         };
         let vcpu = backend.create_vcpu(&init, &mut Pages)?;
         let withheld = |source| vm.test.withhold.contains(&source);
-        let machine = Machine::new(MachineSpec {
+        let machine = Vm::new(VmSpec {
+            vcpus: 1,
             tsc_khz,
             tsc_offset,
             cpuid,
+            unknown: vm.unknown,
+            views: 1,
             exit_port: vm.test.exit_port,
             withhold_timer: withheld(Withheld::Timer),
             withhold_serial: withheld(Withheld::Serial),
@@ -216,7 +227,8 @@ impl<B: Backend> Guest<B> {
         };
         Ok(Self {
             vcpu,
-            machine,
+            core: machine.core(0),
+            vm: machine,
             memory,
             host,
             timer,
@@ -229,11 +241,11 @@ impl<B: Backend> Guest<B> {
     fn run_to_end(&mut self) -> Outcome {
         self.vcpu.load();
         let outcome = loop {
-            let deadline = self.machine.prepare_entry(&mut self.vcpu, &mut self.host);
-            if let Some(deadline) = deadline {
-                self.timer.arm(deadline);
+            let ready = self.core.prepare_entry(&self.vm, &mut self.vcpu, &mut self.host);
+            if let Ready::Run { deadline: Some(at) } | Ready::Wait { deadline: Some(at) } = ready {
+                self.timer.arm(at);
             }
-            if self.machine.is_halted() {
+            if matches!(ready, Ready::Wait { .. }) {
                 // Interrupts have been off since the devices were looked after: whatever came since ends the wait at once.
                 platform::wait_for_interrupt();
                 continue;
@@ -242,9 +254,10 @@ impl<B: Backend> Guest<B> {
             if exit == Exit::ExternalInterrupt {
                 platform::interrupts_on_briefly();
             }
-            let outcome = self.machine.handle(exit, &mut self.vcpu, &self.memory, &mut self.host);
+            let (vm, memory) = (&self.vm, &self.memory);
+            let outcome = self.core.handle(exit, vm, &mut self.vcpu, memory, &mut self.host);
             match outcome {
-                Outcome::Resume | Outcome::Halt => {}
+                Outcome::Resume | Outcome::Wait => {}
                 ended => break ended,
             }
         };
