@@ -23,6 +23,8 @@ pub const POWER: u32 = 6;
 pub const EXTENDED_FEATURES: u32 = 7;
 /// Topology.
 pub const TOPOLOGY: u32 = 0xb;
+/// Topology, with more levels.
+pub const TOPOLOGY_2: u32 = 0x1f;
 /// XSAVE state components.
 pub const XSAVE: u32 = 0xd;
 /// TSC and crystal clock.
@@ -234,6 +236,7 @@ bitflags! {
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
     pub struct ExtendedEcx: u32 {
         const LAHF_SAHF = 1 << 0;
+        const CMP_LEGACY = 1 << 1;
         const SVM = 1 << 2;
         const ALT_MOV_CR8 = 1 << 4;
         const ABM = 1 << 5;

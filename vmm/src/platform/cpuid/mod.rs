@@ -1,9 +1,11 @@
 //! What CPUID tells the guest: a table made once from the host's answers, and the few bits that depend on the moment.
 //!
 //! A feature is shown where the host has it and [`policy`] lets it through; what only Kerf emulates (x2APIC, TSC deadline)
-//! is shown always. [`xsave`] keeps leaf 0xd true to the state components the guest may have. The topology is one CPU.
+//! is shown always. [`xsave`] keeps leaf 0xd true to the state components the guest may have, [`topology`] says where its CPUs
+//! sit. What the configuration masks is hidden last.
 
 mod policy;
+mod topology;
 mod xsave;
 
 #[cfg(test)]
@@ -18,6 +20,7 @@ use x86_spec::{
     cpuid::{self as leaf, Leaf1Ecx, Vendor},
 };
 
+use topology::Topology;
 use xsave::XsaveStates;
 
 /// What the table depends on besides the host's CPUID.
@@ -54,15 +57,18 @@ pub struct CpuidState {
 /// The guest's CPUID.
 #[derive(Clone, Debug)]
 pub struct CpuidTable {
-    /// Leaves 0 and up that have no subleaves, and subleaf 0 of those that do.
+    /// Leaves 0 and up that have no subleaves, and subleaf 0 of those that do. Nothing is left to mask.
     basic: Vec<CpuidResult>,
     /// Leaves 0x8000_0000 and up.
     extended: Vec<CpuidResult>,
-    /// Subleaves of leaf 4.
+    /// Subleaves of `caches_leaf`: 4, or AMD's 0x8000_001d.
     caches: Vec<CpuidResult>,
+    caches_leaf: u32,
     /// Leaf 7, subleaf 1.
     features_1: CpuidResult,
     xsave: XsaveStates,
+    topology: Topology,
+    mask: Vec<CpuidMask>,
     tsc_khz: u32,
     apic_khz: u32,
 }
@@ -81,9 +87,15 @@ const PARAVIRTUAL: CpuidResult = CpuidResult {
 };
 /// Its features that Kerf has: KVM_FEATURE_CLOCKSOURCE2 (3) and KVM_FEATURE_CLOCKSOURCE_STABLE_BIT (24).
 const PARAVIRTUAL_FEATURES: u32 = 1 << 3 | 1 << 24;
-/// Level types of leaf 0xb (SDM vol. 2A, table 3-8).
-const LEVEL_SMT: u32 = 1 << 8;
-const LEVEL_CORE: u32 = 2 << 8;
+/// AMD's leaves of caches and of IDs.
+const AMD_CACHES: u32 = 0x8000_001d;
+const AMD_IDS: u32 = 0x8000_001e;
+/// Basic leaves whose answer is not in the table alone.
+const SPECIAL: u64 = 1 << leaf::FEATURES
+    | 1 << leaf::CACHES
+    | 1 << leaf::EXTENDED_FEATURES
+    | 1 << leaf::TOPOLOGY
+    | 1 << leaf::XSAVE;
 
 impl CpuidTable {
     /// Makes the table.
@@ -91,13 +103,21 @@ impl CpuidTable {
     pub fn new(host: &impl CpuidBus, options: &CpuidOptions) -> Self {
         let vendor = Vendor::from_leaf_0(host.cpuid(leaf::VENDOR, 0));
         let xsave = XsaveStates::new(host, options.xcr0_allowed);
-        let policy = policy::Policy { vendor, options, xcr0: xsave.allowed() };
+        let topology = Topology::new(options.vcpus);
+        let policy = policy::Policy { vendor, options, topology, xcr0: xsave.allowed() };
+        let mut basic = policy.basic(host);
+        for (number, answer) in (0..).zip(&mut basic) {
+            hide(&options.mask, number, 0, answer);
+        }
         Self {
-            basic: policy.basic(host),
+            basic,
             extended: policy.extended(host),
             caches: policy.caches(host),
+            caches_leaf: policy.caches_leaf(host),
             features_1: policy.features_1(host),
             xsave,
+            topology,
+            mask: options.mask.clone(),
             tsc_khz: options.tsc_khz,
             apic_khz: options.apic_khz,
         }
@@ -115,18 +135,37 @@ impl CpuidTable {
         self.basic(leaf::FEATURES).eax
     }
 
+    /// CPUID of a basic leaf whose answer never changes; `None` for others.
+    #[inline]
+    #[must_use]
+    pub fn constant(&self, leaf: u32) -> Option<CpuidResult> {
+        if SPECIAL.checked_shr(leaf).is_none_or(|bits| bits & 1 != 0) {
+            return None;
+        }
+        Some(self.basic(leaf))
+    }
+
     /// CPUID. A leaf that the table does not have reads 0.
     #[must_use]
     pub fn cpuid(&self, leaf: u32, subleaf: u32, state: &CpuidState) -> CpuidResult {
+        let mut answer = self.unmasked(leaf, subleaf, state);
+        hide(&self.mask, leaf, subleaf, &mut answer);
+        answer
+    }
+
+    fn unmasked(&self, leaf: u32, subleaf: u32, state: &CpuidState) -> CpuidResult {
         match leaf {
             leaf::FEATURES => self.features(state),
-            leaf::CACHES => self.caches.get(subleaf as usize).copied().unwrap_or_default(),
+            _ if leaf == self.caches_leaf => {
+                self.caches.get(subleaf as usize).copied().unwrap_or_default()
+            }
+            AMD_IDS if self.caches_leaf == AMD_CACHES => self.topology.ids(state.apic_id),
             leaf::EXTENDED_FEATURES => match subleaf {
                 0 => self.basic(leaf),
                 1 => self.features_1,
                 _ => CpuidResult::default(),
             },
-            leaf::TOPOLOGY if self.has(leaf) => topology(subleaf, state.apic_id),
+            leaf::TOPOLOGY if self.has(leaf) => self.topology.levels(subleaf, state.apic_id),
             leaf::XSAVE if self.has(leaf) => self.xsave.answer(subleaf, state.xcr0),
             leaf::HYPERVISOR => SIGNATURE,
             leaf::HYPERVISOR_TIMING => {
@@ -162,12 +201,15 @@ impl CpuidTable {
     }
 }
 
-/// Leaf 0xb: one thread in one core in one package.
-const fn topology(subleaf: u32, apic_id: u32) -> CpuidResult {
-    let (threads, level) = match subleaf {
-        0 => (1, LEVEL_SMT),
-        1 => (1, LEVEL_CORE),
-        _ => (0, 0),
+/// Hides what `mask` does not let through.
+fn hide(mask: &[CpuidMask], leaf: u32, subleaf: u32, answer: &mut CpuidResult) {
+    let is_meant = |entry: &&CpuidMask| {
+        entry.leaf == leaf && entry.subleaf.is_none_or(|meant| meant == subleaf)
     };
-    CpuidResult { eax: 0, ebx: threads, ecx: level | subleaf & 0xff, edx: apic_id }
+    for entry in mask.iter().filter(is_meant) {
+        answer.eax &= entry.eax;
+        answer.ebx &= entry.ebx;
+        answer.ecx &= entry.ecx;
+        answer.edx &= entry.edx;
+    }
 }

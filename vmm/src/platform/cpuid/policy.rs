@@ -8,7 +8,7 @@
 //! - **state that is not switched**: PKU, MPX, AMX, XSAVES;
 //! - **translation that Kerf's walk does not do**: LA57, LAM;
 //! - **waiting that Kerf wants to see**: MONITOR, MONITORX, MWAITX;
-//! - **topology**: HTT, leaves 0x1f, 0x8000_001d, 0x8000_001e: the guest is one CPU.
+//! - **topology**: leaf 0x1f, which tells no more than 0xb.
 
 use alloc::vec::Vec;
 
@@ -18,7 +18,8 @@ use x86_spec::cpuid::{
     Leaf7Ecx, Leaf7Edx, Leaf7Sub1Eax, Leaf7Sub1Edx, Vendor, Xcr0,
 };
 
-use super::CpuidOptions;
+use super::topology::Topology;
+use super::{AMD_CACHES, CpuidOptions};
 
 /// The highest basic leaf of an Intel guest: it tells the TSC's frequency.
 const MAX_INTEL: u32 = leaf::TSC;
@@ -154,6 +155,7 @@ const LINEAR_BITS: u32 = 48;
 pub(super) struct Policy<'a> {
     pub(super) vendor: Vendor,
     pub(super) options: &'a CpuidOptions,
+    pub(super) topology: Topology,
     /// XCR0 bits that the guest may set.
     pub(super) xcr0: u64,
 }
@@ -203,11 +205,12 @@ impl Policy<'_> {
         if !self.has_state(Xcr0::AVX) {
             ecx -= AVX_1_ECX;
         }
-        let edx = Leaf1Edx::from_bits_retain(host.edx) & LEAF_1_EDX | Leaf1Edx::APIC;
+        let mut edx = Leaf1Edx::from_bits_retain(host.edx) & LEAF_1_EDX | Leaf1Edx::APIC;
+        edx.set(Leaf1Edx::HTT, self.topology.is_multiple());
         CpuidResult {
             eax: host.eax,
-            // Brand index and CLFLUSH line; one logical processor.
-            ebx: host.ebx & 0xffff | 1 << 16,
+            // Brand index and CLFLUSH line.
+            ebx: host.ebx & 0xffff | self.topology.ids_in_leaf_1(),
             ecx: (ecx | LEAF_1_ECX_ALWAYS).bits(),
             edx: edx.bits(),
         }
@@ -262,15 +265,25 @@ impl Policy<'_> {
         }
     }
 
-    /// Leaf 4, each cache shared by no one.
+    /// The leaf that describes the caches; 4 also where there is none.
+    pub(super) fn caches_leaf(&self, host: &impl CpuidBus) -> u32 {
+        let has_amd_leaf = self.vendor != Vendor::Intel
+            && host.cpuid(leaf::EXTENDED, 0).eax >= AMD_CACHES + 1
+            && host.cpuid(leaf::EXTENDED_1, 0).ecx & ExtendedEcx::TOPOLOGY_EXTENSIONS.bits() != 0;
+        if has_amd_leaf { AMD_CACHES } else { leaf::CACHES }
+    }
+
+    /// Its subleaves.
     pub(super) fn caches(&self, host: &impl CpuidBus) -> Vec<CpuidResult> {
-        if self.vendor != Vendor::Intel || host.cpuid(leaf::VENDOR, 0).eax < leaf::CACHES {
+        let number = self.caches_leaf(host);
+        let is_intel = self.vendor == Vendor::Intel;
+        if number == leaf::CACHES && (!is_intel || host.cpuid(leaf::VENDOR, 0).eax < number) {
             return Vec::new();
         }
         (0..CACHES_MAX)
-            .map(|subleaf| host.cpuid(leaf::CACHES, subleaf))
+            .map(|subleaf| host.cpuid(number, subleaf))
             .take_while(|cache| cache.eax & 0x1f != 0)
-            .map(|cache| CpuidResult { eax: cache.eax & 0x3fff, ..cache })
+            .map(|cache| self.topology.cache(cache, is_intel))
             .collect()
     }
 
@@ -285,24 +298,28 @@ impl Policy<'_> {
             Vendor::Intel => MAX_EXTENDED_INTEL,
             _ => MAX_EXTENDED_OTHER,
         });
-        (leaf::EXTENDED..=max)
-            .map(|number| self.extended_leaf(number, max, host.cpuid(number, 0)))
-            .collect()
+        (leaf::EXTENDED..=max).map(|number| self.extended_leaf(number, max, host)).collect()
     }
 
-    fn extended_leaf(&self, number: u32, max: u32, host: CpuidResult) -> CpuidResult {
+    fn extended_leaf(&self, number: u32, max: u32, bus: &impl CpuidBus) -> CpuidResult {
+        let host = bus.cpuid(number, 0);
         match number {
             leaf::EXTENDED => CpuidResult { eax: max, ..host },
-            leaf::EXTENDED_1 => self.extended_1(host),
+            leaf::EXTENDED_1 => self.extended_1(host, self.caches_leaf(bus) == AMD_CACHES),
             // Brand string, caches and TLBs, and how wide the FPU is inside.
             0x8000_0002..=0x8000_0006 | 0x8000_0019 | 0x8000_001a => host,
             leaf::EXTENDED_POWER => CpuidResult { edx: INVARIANT_TSC, ..CpuidResult::default() },
             leaf::ADDRESS_WIDTHS => {
                 let linear = (host.eax >> 8 & 0xff).min(LINEAR_BITS);
+                let physical = host.eax & 0xff;
+                let physical =
+                    self.options.physical_bits.map_or(physical, |bits| physical.min(bits.into()));
+                let is_intel = self.vendor == Vendor::Intel;
                 CpuidResult {
-                    eax: host.eax & 0xff | linear << 8,
+                    eax: physical | linear << 8,
                     ebx: host.ebx & WIDTHS_EBX,
-                    ..CpuidResult::default()
+                    ecx: if is_intel { 0 } else { self.topology.core_count() },
+                    edx: 0,
                 }
             }
             leaf::EXTENDED_21 => {
@@ -312,10 +329,14 @@ impl Policy<'_> {
         }
     }
 
-    fn extended_1(&self, host: CpuidResult) -> CpuidResult {
+    fn extended_1(&self, host: CpuidResult, tells_topology: bool) -> CpuidResult {
         let mut ecx = ExtendedEcx::from_bits_retain(host.ecx) & EXTENDED_ECX;
         if !self.has_state(Xcr0::AVX) {
             ecx -= AVX_EXTENDED_ECX;
+        }
+        if self.vendor != Vendor::Intel {
+            ecx.set(ExtendedEcx::CMP_LEGACY, self.topology.is_multiple());
+            ecx.set(ExtendedEcx::TOPOLOGY_EXTENSIONS, tells_topology);
         }
         let mut edx = host.edx & EXTENDED_EDX.bits();
         if self.vendor != Vendor::Intel {

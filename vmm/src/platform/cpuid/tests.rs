@@ -218,6 +218,83 @@ fn caches_are_shared_by_no_one() {
     assert_eq!(ask(&intel(), 4, 1), CpuidResult::default());
 }
 
+fn with(options: CpuidOptions, name: &[u8; 12]) -> CpuidTable {
+    CpuidTable::new(&host(name, 0x20), &options)
+}
+
+#[test]
+fn six_cpus_are_six_cores_of_one_package() {
+    let six = CpuidOptions { vcpus: 6, ..OPTIONS };
+    let table = with(six.clone(), b"GenuineIntel");
+    let of_cpu = |leaf, subleaf| {
+        table.cpuid(leaf, subleaf, &CpuidState { apic_id: 5, ..CpuidState::default() })
+    };
+    assert_eq!(of_cpu(1, 0).ebx >> 16, 5 << 8 | 8);
+    assert_ne!(of_cpu(1, 0).edx & Leaf1Edx::HTT.bits(), 0);
+    assert_eq!(of_cpu(4, 0).eax, 7 << 26 | 0x121, "a cache of its own");
+    assert_eq!(of_cpu(0xb, 0), result(0, 1, 0x100, 5));
+    assert_eq!(of_cpu(0xb, 1), result(3, 6, 0x201, 5));
+    assert_eq!(of_cpu(0xb, 2), result(0, 0, 2, 5));
+
+    let mut amd = host(b"AuthenticAMD", 0x10);
+    amd.0.insert((0x8000_001d, 0), result(0x121, 1, 63, 0));
+    amd.0.insert((0x8000_001d, 1), result(0x163, 1, 63, 0));
+    amd.0.insert((0x8000_001d, 2), result(0, 0, 0, 0));
+    let table = CpuidTable::new(&amd, &six);
+    let of_cpu = |leaf, subleaf| {
+        table.cpuid(leaf, subleaf, &CpuidState { apic_id: 5, ..CpuidState::default() })
+    };
+    assert_eq!(of_cpu(0x8000_0008, 0).ecx, 3 << 12 | 5);
+    assert_eq!(of_cpu(0x8000_0001, 0).ecx & (1 << 1 | 1 << 22), 1 << 1 | 1 << 22);
+    assert_eq!(of_cpu(0x8000_001d, 0).eax, 0x121);
+    assert_eq!(of_cpu(0x8000_001d, 1).eax, 7 << 14 | 0x163, "the third level is shared");
+    assert_eq!(of_cpu(0x8000_001e, 0), result(5, 5, 0, 0));
+    assert_eq!(of_cpu(4, 0), CpuidResult::default());
+}
+
+#[test]
+fn the_configuration_masks_last() {
+    let all = CpuidMask {
+        leaf: 7,
+        subleaf: None,
+        eax: u32::MAX,
+        ebx: u32::MAX,
+        ecx: u32::MAX,
+        edx: u32::MAX,
+    };
+    let mask = [
+        CpuidMask { ebx: !1, ..all },
+        CpuidMask { leaf: 0xb, subleaf: Some(1), ebx: 0, ..all },
+        CpuidMask { leaf: 1, ecx: !(1 << 27), ..all },
+        CpuidMask { leaf: 0x8000_0001, edx: 0, ..all },
+        CpuidMask { leaf: 2, eax: 0xff, ..all },
+    ];
+    let options = CpuidOptions { mask: mask.to_vec(), physical_bits: Some(40), ..OPTIONS };
+    let (table, whole) = (with(options, b"GenuineIntel"), intel());
+    assert_eq!(ask(&table, 7, 0).ebx, ask(&whole, 7, 0).ebx & !1);
+    assert_eq!(ask(&table, 7, 0).ecx, ask(&whole, 7, 0).ecx);
+    assert_eq!((ask(&table, 0xb, 0).ebx, ask(&table, 0xb, 1).ebx), (1, 0));
+    let state = CpuidState { cr4: u64::MAX, ..CpuidState::default() };
+    assert_eq!(table.cpuid(1, 0, &state).ecx & 1 << 27, 0, "not by the way of CR4 either");
+    assert_eq!(ask(&table, 0x8000_0001, 0).edx, 0);
+    assert_eq!(ask(&table, 0x8000_0008, 0).eax & 0xff, 40);
+    assert_eq!(table.constant(2).unwrap().eax, 0xff);
+}
+
+#[test]
+fn constant_leaves_are_what_the_whole_table_says() {
+    for table in [intel(), amd()] {
+        for leaf in 0..0x40 {
+            if let Some(answer) = table.constant(leaf) {
+                for subleaf in 0..4 {
+                    assert_eq!(answer, ask(&table, leaf, subleaf), "{leaf:#x}");
+                }
+            }
+        }
+        assert_eq!(table.constant(0x4000_0000), None);
+    }
+}
+
 #[test]
 fn address_widths_are_those_of_four_level_paging() {
     let widths = ask(&amd(), 0x8000_0008, 0);
