@@ -166,19 +166,24 @@ impl Core {
         }
     }
 
-    /// Takes what others sent. Vectors first: an INIT drops them.
+    /// Takes what others sent.
     fn read_mail<V: Vcpu>(&mut self, vm: &Vm, vcpu: &mut V) {
-        if self.activity.is_deep() && vm.has_alarm(self.index) {
+        let Some(mailbox) = vm.mailbox(self.index).filter(|mailbox| mailbox.has_news()) else {
+            return;
+        };
+        if self.activity.is_deep() && !mailbox.has_alarm() {
+            return self.take_mail(mailbox.take_quiet(), vm, vcpu);
+        }
+        if self.activity.is_deep() {
             vm.wake();
-            self.take_mail(vm.take_mail(self.index), vm, vcpu);
-            if self.activity.is_deep() {
-                vm.sleep_deeply();
-            }
-        } else if vm.attention(self.index) {
-            self.take_mail(vm.take_mail(self.index), vm, vcpu);
+        }
+        self.take_mail(mailbox.take(), vm, vcpu);
+        if self.activity.is_deep() {
+            vm.sleep_deeply();
         }
     }
 
+    /// Vectors first: an INIT drops them.
     fn take_mail<V: Vcpu>(&mut self, mail: Mail, vm: &Vm, vcpu: &mut V) {
         self.devices_due |= mail.devices();
         self.lapic.request_all(mail.edges, mail.levels);

@@ -13,6 +13,8 @@ const STARTUP: u32 = 1 << 3;
 /// The devices have something for the virtual CPU that looks after them.
 const DEVICES: u32 = 1 << 4;
 const STARTUP_VECTOR: u32 = 0xff00;
+/// What ends even a sleep with interrupts off.
+const ALARMS: u32 = NMI | INIT | STARTUP | STARTUP_VECTOR;
 
 /// One virtual CPU's mailbox; on a cache line of its own, as its owner looks into it before each entry.
 #[derive(Debug)]
@@ -78,7 +80,7 @@ impl Mailbox {
 
     /// Whether there is something that ends even a sleep with interrupts off.
     pub(crate) fn has_alarm(&self) -> bool {
-        self.news.load(Ordering::SeqCst) & (NMI | INIT | STARTUP) != 0
+        self.news.load(Ordering::SeqCst) & ALARMS != 0
     }
 
     pub(crate) fn address(&self) -> Address {
@@ -137,7 +139,15 @@ impl Mailbox {
 
     /// Takes everything.
     pub(crate) fn take(&self) -> Mail {
-        let news = self.news.swap(0, Ordering::SeqCst);
+        self.open(self.news.swap(0, Ordering::SeqCst))
+    }
+
+    /// Takes what is no alarm.
+    pub(crate) fn take_quiet(&self) -> Mail {
+        self.open(self.news.fetch_and(ALARMS, Ordering::SeqCst) & !ALARMS)
+    }
+
+    fn open(&self, news: u32) -> Mail {
         let mut mail = Mail { news, ..Mail::default() };
         if news & VECTORS != 0 {
             let take = |words: &[AtomicU64; 4]| {

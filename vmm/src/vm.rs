@@ -10,7 +10,7 @@ use x86_spec::apic::DeliveryMode;
 
 use crate::Host;
 use crate::cpu::Core;
-use crate::mailbox::{Mail, Mailbox};
+use crate::mailbox::Mailbox;
 use crate::platform::InterruptMessage;
 use crate::platform::cpuid::CpuidTable;
 use crate::platform::gsi;
@@ -122,8 +122,8 @@ impl Vm {
         self.deep_sleepers.store(self.vcpus() - 1, Ordering::Relaxed);
     }
 
-    pub(crate) fn take_mail(&self, index: u32) -> Mail {
-        self.mailboxes.get(index as usize).map(Mailbox::take).unwrap_or_default()
+    pub(crate) fn mailbox(&self, index: u32) -> Option<&Mailbox> {
+        self.mailboxes.get(index as usize)
     }
 
     /// Makes known by which addresses messages reach a virtual CPU.
@@ -251,15 +251,10 @@ impl Vm {
         sleepers >= self.vcpus() && !self.mailboxes.iter().any(Mailbox::has_alarm)
     }
 
-    /// Such a sleeper looks into its mailbox. Before it takes what is there: else the last one awake could find neither
+    /// Such a sleeper has found an alarm in its mailbox. Before it takes that: else the last one awake could find neither
     /// it awake nor its alarm.
     pub(crate) fn wake(&self) {
         self.deep_sleepers.fetch_sub(1, Ordering::SeqCst);
-    }
-
-    /// Whether that virtual CPU was sent what ends a deep sleep.
-    pub(crate) fn has_alarm(&self, index: u32) -> bool {
-        self.mailboxes.get(index as usize).is_some_and(Mailbox::has_alarm)
     }
 }
 

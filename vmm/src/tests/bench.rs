@@ -130,6 +130,9 @@ pub(crate) struct Bench {
     pub(crate) vcpu: ScriptedVcpu,
     pub(crate) memory: Memory,
     pub(crate) host: BenchHost,
+    /// Slots of all virtual CPUs; the current one's is unused.
+    others: Vec<(Core, ScriptedVcpu)>,
+    current: usize,
     /// What the last preparation answered.
     pub(crate) deadline: Option<u64>,
     pub(crate) is_halted: bool,
@@ -170,6 +173,24 @@ impl Bench {
         Self::of(spec())
     }
 
+    /// The same for a machine of several virtual CPUs; of them [`Bench::on`] chooses one.
+    pub(crate) fn with_cpus(count: u32) -> Self {
+        let mut bench = Self::of(VmSpec { vcpus: count, ..spec() });
+        let other = |index| (bench.vm.core(index), ScriptedVcpu::new(bench.vcpu.state.clone()));
+        bench.others = (0..count).map(other).collect();
+        bench
+    }
+
+    /// Goes on with virtual CPU `index`.
+    pub(crate) fn on(&mut self, index: usize) -> &mut Self {
+        for index in [self.current, index] {
+            core::mem::swap(&mut self.core, &mut self.others[index].0);
+            core::mem::swap(&mut self.vcpu, &mut self.others[index].1);
+        }
+        self.current = index;
+        self
+    }
+
     pub(crate) fn of(spec: VmSpec) -> Self {
         let memory = Memory::new(RAM as usize);
         // One table of each upper level maps the first 4 GiB to themselves by pages of 1 GiB.
@@ -197,6 +218,8 @@ impl Bench {
             vcpu: ScriptedVcpu::new(registers),
             memory,
             host,
+            others: Vec::new(),
+            current: 0,
             deadline: None,
             is_halted: false,
         }

@@ -5,5 +5,6 @@ mod exits;
 mod interrupts;
 mod mmio;
 mod port;
+mod smp;
 
 pub(crate) use bench::Memory;
