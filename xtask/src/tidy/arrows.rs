@@ -8,7 +8,7 @@ use super::Violation;
 
 /// Crate by crate: what of the workspace it may import, for whatever purpose, tests included. A crate that is not listed
 /// has no arrows yet, which is a violation: its row belongs here before its first use.
-const ALLOWED: [(&str, &[&str]); 17] = [
+const ALLOWED: [(&str, &[&str]); 18] = [
     ("hw", &[]),
     ("boot_info", &["hw"]),
     ("config", &["hw"]),
@@ -16,6 +16,7 @@ const ALLOWED: [(&str, &[&str]); 17] = [
     ("frames", &["hw"]),
     ("images", &["hw"]),
     ("iommu_spec", &["hw"]),
+    ("models", &["hw", "iommu_spec"]),
     ("manage", &[]),
     ("paging", &["hw"]),
     ("x86_spec", &["hw"]),
