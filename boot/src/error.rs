@@ -4,7 +4,7 @@ use alloc::string::String;
 use core::fmt;
 
 use config::ConfigError;
-use images::{acpi_table, bzimage, elf, initrd, sums};
+use images::{acpi_table, elf, guest, initrd, sums};
 use uefi::Status;
 
 use crate::load::{CONFIG, KERNEL, SUMS};
@@ -41,7 +41,7 @@ pub(crate) enum Error {
     /// `kerf.toml`.
     Config(ConfigError),
     /// A guest's kernel.
-    GuestKernel(String, bzimage::Error),
+    GuestKernel(String, guest::Error),
     /// A guest's RAM disk.
     Initrd(String, initrd::Error),
     /// An additional ACPI table.

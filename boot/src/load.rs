@@ -6,7 +6,13 @@
 use alloc::{borrow::ToOwned, format, string::String, vec::Vec};
 
 use boot_info::{BootFile, FileKind};
-use images::{acpi_table, bzimage, elf::Kernel, initrd, sums::Sums};
+use images::{
+    acpi_table,
+    elf::Kernel,
+    guest::{GuestKernel, Protocol},
+    initrd,
+    sums::Sums,
+};
 
 use crate::{
     error::Error,
@@ -69,19 +75,12 @@ pub(crate) fn everything(volume: &mut Volume) -> Result<Loaded, Error> {
         let mut is_linux = false;
         for (key, name) in vm.files() {
             let image = loader.add(name, FileKind::Guest)?;
-            match key {
-                "kernel" => {
-                    is_linux = vm.loader == config::Loader::Linux
-                        || vm.loader == config::Loader::Auto && !image.starts_with(b"\x7fELF");
-                    if is_linux {
-                        bzimage::parse(image)
-                            .map_err(|error| Error::GuestKernel(name.to_owned(), error))?;
-                    }
-                }
-                "initrd" if is_linux => {
-                    initrd::parse(image).map_err(|error| Error::Initrd(name.to_owned(), error))?;
-                }
-                _ => {}
+            if key == "kernel" {
+                let kernel = GuestKernel::parse(image, protocol(vm.loader))
+                    .map_err(|error| Error::GuestKernel(name.to_owned(), error))?;
+                is_linux = matches!(kernel, GuestKernel::Linux(_));
+            } else if is_linux {
+                initrd::parse(image).map_err(|error| Error::Initrd(name.to_owned(), error))?;
             }
         }
     }
@@ -93,6 +92,16 @@ pub(crate) fn everything(volume: &mut Volume) -> Result<Loaded, Error> {
     }
     let command_line = loader.command_line()?;
     Ok(Loaded { kernel, files: loader.files, command_line })
+}
+
+/// How the configuration wants a kernel to be started; `None` where its file says so.
+fn protocol(loader: config::Loader) -> Option<Protocol> {
+    match loader {
+        config::Loader::Auto => None,
+        config::Loader::Linux => Some(Protocol::Linux),
+        config::Loader::Pvh => Some(Protocol::Pvh),
+        config::Loader::Multiboot => Some(Protocol::Multiboot),
+    }
 }
 
 struct Loader<'a> {

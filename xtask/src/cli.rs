@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bed::BedKind;
+use crate::meaning::Bounds;
 
 /// Builds, runs and tests Kerf.
 #[derive(Parser)]
@@ -24,15 +25,32 @@ pub(crate) enum Command {
     /// Writes the image of a bootable disk: a GPT with an EFI system partition, to write on a USB stick.
     Image(Image),
     /// Checks a configuration and the files it names, and prints what they will mean.
-    Config {
-        /// The configuration.
-        #[arg(value_name = "FILE", default_value = "kerf.toml")]
-        file: PathBuf,
-    },
+    Config(Config),
     /// Checks the sources against the rules of the house.
     Tidy,
     /// Makes the bare-metal targets usable, so that plain cargo commands build Kerf.
     Sysroot,
+}
+
+/// A configuration and, as far as it is known, the machine that is to run it.
+#[derive(Args)]
+pub(crate) struct Config {
+    /// The configuration.
+    #[arg(value_name = "FILE", default_value = "kerf.toml")]
+    pub(crate) file: PathBuf,
+    /// CPUs of the machine, each a core of its own.
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..))]
+    smp: Option<u32>,
+    /// Memory that the machine has for guests, in MiB.
+    #[arg(long, value_name = "MIB")]
+    memory: Option<u32>,
+}
+
+impl Config {
+    /// What is known of the machine.
+    pub(crate) fn bounds(&self) -> Bounds {
+        Bounds { cpus: self.smp, memory_bytes: self.memory.map(|mib| u64::from(mib) << 20) }
+    }
 }
 
 /// What guests the machine has.
@@ -62,9 +80,9 @@ pub(crate) struct Run {
     pub(crate) on: BedKind,
     #[command(flatten)]
     pub(crate) guests: Guests,
-    /// CPUs of the bed; a guest has one.
-    #[arg(long, value_name = "COUNT", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    pub(crate) smp: u32,
+    /// CPUs of the bed [default: as many as the guests need].
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) smp: Option<u32>,
     /// Only prints the console; without it the terminal is the console.
     #[arg(long)]
     pub(crate) headless: bool,

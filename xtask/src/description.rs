@@ -1,6 +1,5 @@
 //! The machine description that a run or a test uses: `kerf.toml`'s text with the files it names.
 
-use std::fmt::Display;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -103,11 +102,6 @@ impl Description {
     /// The contents of a file that the configuration names.
     pub(crate) fn file(&self, name: &str) -> &[u8] {
         self.files.iter().find(|(known, _)| known == name).map_or(&[], |(_, bytes)| bytes)
-    }
-
-    /// The message that `what` is wrong with a key of the VM with this number, from 0.
-    pub(crate) fn wrong(&self, vm: usize, key: &str, what: impl Display) -> String {
-        self.config.wrong(vm, key, Problem::Load(what.to_string())).to_string()
     }
 
     /// The boot volume: application, kernel, and all this, sealed.

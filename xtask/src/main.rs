@@ -60,7 +60,7 @@ fn carry_out(cli: &Cli) -> Result<(), String> {
     let context = Context::new()?;
     match &cli.command {
         Command::Run(options) => run::run(&context, options),
-        Command::Config { file } => meaning::print(file),
+        Command::Config(options) => meaning::print(&options.file, options.bounds()),
         Command::Image(options) => run::write_image(&context, options),
         Command::Test(options) => {
             let context = Arc::new(context);

@@ -3,23 +3,32 @@
 use std::fmt::{self, Write as _};
 use std::path::Path;
 
-use config::{Config, Vm, Withheld};
+use config::{Config, Cpuid, Hypervisor, Machine, Placement, Problem, Vm, Withheld};
 use hw::Gpa;
-use images::bzimage::{self, BzImage};
+use images::bzimage::BzImage;
+use images::guest::GuestKernel;
+use images::guest_elf::Segment;
 use images::initrd::{self, Format, Initrd};
-use vmm::loader::linux::{self, LinuxImage, LoadError};
-use vmm::loader::{GuestLayout, RamRange};
-use vmm::platform::acpi;
+use vmm::loader::{self, GuestLayout, RamRange};
 use vmm::{GuestMemory, NoMemory};
 
 use crate::description::Description;
+
+/// The machine that is to run a configuration, as far as it is known.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Bounds {
+    /// CPUs, each a core of its own.
+    pub(crate) cpus: Option<u32>,
+    /// Bytes of memory for guests.
+    pub(crate) memory_bytes: Option<u64>,
+}
 
 /// Prints what the configuration `path` means.
 ///
 /// # Errors
 /// What would not start, by file, line and key.
-pub(crate) fn print(path: &Path) -> Result<(), String> {
-    print!("{}", tell(&Description::read(path)?)?);
+pub(crate) fn print(path: &Path, bounds: Bounds) -> Result<(), String> {
+    print!("{}", tell(&Description::read(path)?, bounds)?);
     Ok(())
 }
 
@@ -27,84 +36,137 @@ pub(crate) fn print(path: &Path) -> Result<(), String> {
 ///
 /// # Errors
 /// What would not, by file, line and key.
-pub(crate) fn check(description: &Description) -> Result<(), String> {
-    tell(description).map(drop)
+pub(crate) fn check(description: &Description, bounds: Bounds) -> Result<(), String> {
+    tell(description, bounds).map(drop)
 }
 
-fn tell(description: &Description) -> Result<String, String> {
+/// Where vCPUs go on a machine of so many CPUs and so much memory; what is not known is enough.
+///
+/// # Errors
+/// What the machine lacks, by file, line and key.
+pub(crate) fn admit(config: &Config, bounds: Bounds) -> Result<Placement, String> {
+    let cores: Vec<u32> = (0..bounds.cpus.unwrap_or_else(|| cpus_wanted(config))).collect();
+    let free_bytes = bounds.memory_bytes.unwrap_or(u64::MAX);
+    config::admit(config, &Machine { cores: &cores, free_bytes }).map_err(|error| error.to_string())
+}
+
+/// The least number of CPUs on which all VMs can run, of at most as many as a machine may have.
+pub(crate) fn cpus_wanted(config: &Config) -> u32 {
+    let pins = config.vms.iter().flat_map(|vm| vm.cpus.iter().flatten());
+    let pinned = pins.max().map_or(0, |cpu| cpu.saturating_add(1));
+    let vcpus = if config.hypervisor.share_cpus {
+        None
+    } else {
+        config.vms.iter().map(|vm| vm.vcpus).max()
+    };
+    pinned.max(vcpus.unwrap_or(1)).clamp(1, 1 << 16)
+}
+
+fn tell(description: &Description, bounds: Bounds) -> Result<String, String> {
     let config = description.config();
+    let placement = admit(config, bounds)?;
     let mut text = String::new();
     let mut say = |line: fmt::Arguments<'_>| {
         // A string takes everything.
         let _ = writeln!(text, "{line}");
     };
     let Config { hypervisor, vms, .. } = config;
-    let level = format!("{:?}", hypervisor.log).to_lowercase();
-    say(format_args!("log level {level}, {} VM{}", vms.len(), if vms.len() == 1 { "" } else { "s" }));
+    let vcpus: u32 = vms.iter().map(|vm| vm.vcpus).sum();
+    let memory = vms.iter().map(|vm| vm.memory_bytes).sum();
+    let plural = |count| if count == 1 { "" } else { "s" };
+    say(format_args!(
+        "{} VM{} with {vcpus} vCPU{} and {} of memory",
+        vms.len(),
+        plural(vms.len()),
+        plural(vcpus as usize),
+        Size(memory)
+    ));
+    tell_hypervisor(hypervisor, &mut say);
     for (index, vm) in vms.iter().enumerate() {
-        tell_vm(description, index, vm, &mut say)?;
+        let cpus = bounds.cpus.and_then(|_| placement.cpus.get(index));
+        tell_vm(description, index, vm, cpus.or(vm.cpus.as_ref()), &mut say)?;
     }
     Ok(text)
+}
+
+fn tell_hypervisor(hypervisor: &Hypervisor, say: &mut impl FnMut(fmt::Arguments<'_>)) {
+    say(format_args!("log level       {}", lower(&hypervisor.log)));
+    let consoles = match &hypervisor.consoles {
+        None => "all that the machine has".to_owned(),
+        Some(consoles) if consoles.is_empty() => "none".to_owned(),
+        Some(consoles) => words(consoles.iter().map(lower)),
+    };
+    say(format_args!("consoles        {consoles}"));
+    say(format_args!("time slices     {} us", hypervisor.slice_us));
+    let smt = if hypervisor.share_smt { "of different VMs" } else { "of one VM" };
+    say(format_args!("SMT siblings    run vCPUs {smt}"));
+}
+
+/// The text that a value of an enumeration has in the file, nearly.
+fn lower(value: &impl fmt::Debug) -> String {
+    format!("{value:?}").to_lowercase()
+}
+
+fn words(items: impl Iterator<Item = impl fmt::Display>) -> String {
+    items.map(|item| item.to_string()).collect::<Vec<_>>().join(" ")
 }
 
 fn tell_vm(
     description: &Description,
     index: usize,
     vm: &Vm,
+    cpus: Option<&Vec<u32>>,
     say: &mut impl FnMut(fmt::Arguments<'_>),
 ) -> Result<(), String> {
-    let wrong = |key, what: &dyn fmt::Display| description.wrong(index, key, what);
-    let kernel = description.file(&vm.kernel);
-    let initrd = vm.initrd.as_deref().map(|name| description.file(name));
-    let header = bzimage::parse(kernel)
-        .map_err(|error| wrong("kernel", &format_args!("{}: {error}", vm.kernel)))?;
-    let disk = match (&vm.initrd, initrd) {
-        (Some(name), Some(bytes)) => Some((
-            name,
-            bytes.len(),
-            initrd::parse(bytes)
-                .map_err(|error| wrong("initrd", &format_args!("{name}: {error}")))?,
-        )),
-        _ => None,
-    };
+    let wrong =
+        |key, what: String| description.config().wrong(index, key, Problem::Load(what)).to_string();
     let layout = GuestLayout::new(vm.memory_bytes);
-    let image = LinuxImage { kernel, initrd, cmdline: &vm.cmdline };
-    let entry = linux::load(&NoBytes(layout), &layout, &image, &acpi::tables(1))
-        .map_err(|error| wrong(key_of(&error), &error))?
+    let find = |name: &str| Some(description.file(name));
+    let entry = loader::load(vm, &layout, &NoBytes(layout), find)
+        .map_err(|failure| wrong(failure.key, failure.to_string()))?
         .rip;
+    let file = description.file(&vm.kernel);
+    let kernel = GuestKernel::parse(file, loader::protocol(vm.loader))
+        .map_err(|error| wrong("kernel", error.to_string()))?;
 
     say(format_args!("VM {}", vm.name));
-    say(format_args!("  CPUs          1"));
+    let place = match cpus {
+        Some(cpus) => {
+            format!(", on CPU{} {}", if cpus.len() == 1 { "" } else { "s" }, words(cpus.iter()))
+        }
+        None => ", on CPUs that Kerf chooses".to_owned(),
+    };
+    say(format_args!("  vCPUs         {}{place}", vm.vcpus));
     say(format_args!("  memory        {}", Size(vm.memory_bytes)));
     for line in memory_map(&layout) {
         say(format_args!("    {line}"));
     }
-    say(format_args!("  kernel        {}", about_kernel(&vm.kernel, kernel.len(), &header)));
-    say(format_args!("    entered at  {entry:#x}"));
-    match disk {
-        Some((name, bytes, disk)) => {
-            say(format_args!("  initrd        {}", about_initrd(name, bytes, disk)));
+    let (kind, mode) = about_kernel(&kernel);
+    say(format_args!("  kernel        {}, {} bytes: {kind}", vm.kernel, file.len()));
+    for line in segments(&kernel) {
+        say(format_args!("    {line}"));
+    }
+    say(format_args!("    entered at  {entry:#x}, in {mode}"));
+    match &vm.initrd {
+        Some(name) => {
+            say(format_args!("  initrd        {}", about_initrd(name, description.file(name))))
         }
         None => say(format_args!("  initrd        none")),
     }
+    for name in &vm.modules {
+        say(format_args!("  module        {name}, {} bytes", description.file(name).len()));
+    }
     say(format_args!("  command line  {:?}", vm.cmdline));
+    let config::Unknown { ports, mmio, msrs } = vm.unknown;
+    let (ports, mmio, msrs) = (lower(&ports), lower(&mmio), lower(&msrs));
+    say(format_args!("  unknown       ports {ports}, addresses {mmio}, MSRs {msrs}"));
+    for line in about_cpuid(&vm.cpuid) {
+        say(format_args!("  CPUID         {line}"));
+    }
     for line in switches(vm) {
-        say(format_args!("  test          {line}"));
+        say(format_args!("  {line}"));
     }
     Ok(())
-}
-
-/// The key by whose value a guest does not load.
-fn key_of(error: &LoadError) -> &'static str {
-    match error {
-        LoadError::Kernel(_) => "kernel",
-        LoadError::CommandLineTooLong { .. } => "cmdline",
-        // Files are as large as they are; the guest can have more memory.
-        LoadError::KernelTooBig { .. }
-        | LoadError::InitrdTooBig { .. }
-        | LoadError::AcpiTooBig
-        | LoadError::NoMemory(_) => "memory",
-    }
 }
 
 /// RAM and, up to the last of it or 4 GiB, the holes between.
@@ -130,18 +192,39 @@ fn memory_map(layout: &GuestLayout) -> Vec<String> {
     lines
 }
 
-fn about_kernel(name: &str, bytes: usize, header: &BzImage<'_>) -> String {
-    let version = header.version.map_or("no version".into(), |version| format!("{version:?}"));
-    let place = if header.relocatable { "relocatable" } else { "at its own place only" };
-    format!(
-        "{name}, {bytes} bytes: bzImage, boot protocol {}.{:02}, {place}, {version}",
-        header.protocol >> 8,
-        header.protocol & 0xff
-    )
+/// What a kernel is, and the mode in which it starts.
+fn about_kernel(kernel: &GuestKernel<'_>) -> (String, &'static str) {
+    match kernel {
+        GuestKernel::Linux(header) => (about_linux(header), "64-bit mode"),
+        GuestKernel::Pvh(..) => ("ELF with a PVH entry".to_owned(), "32-bit mode"),
+        GuestKernel::Multiboot(_) => ("Multiboot".to_owned(), "32-bit mode"),
+    }
 }
 
-fn about_initrd(name: &str, bytes: usize, disk: Initrd) -> String {
+fn about_linux(header: &BzImage<'_>) -> String {
+    let version = header.version.map_or("no version".into(), |version| format!("{version:?}"));
+    let place = if header.relocatable { "relocatable" } else { "at its own place only" };
+    let (major, minor) = (header.protocol >> 8, header.protocol & 0xff);
+    format!("bzImage, boot protocol {major}.{minor:02}, {place}, {version}")
+}
+
+/// The parts of a kernel that have places of their own.
+fn segments(kernel: &GuestKernel<'_>) -> Vec<String> {
+    let line = |segment: Segment| {
+        let (start, last) = (segment.paddr, segment.end().saturating_sub(1));
+        format!("{start:#012x}-{last:#012x}  {} bytes of the file", segment.file.len())
+    };
+    match kernel {
+        GuestKernel::Linux(_) => Vec::new(),
+        GuestKernel::Pvh(elf, _) => elf.segments().map(line).collect(),
+        GuestKernel::Multiboot(image) => image.segments().map(line).collect(),
+    }
+}
+
+fn about_initrd(name: &str, bytes: &[u8]) -> String {
     let mut parts = Vec::new();
+    // Other systems than Linux take any file.
+    let disk = initrd::parse(bytes).unwrap_or(Initrd { plain_archives: 0, compressed: None });
     match disk.plain_archives {
         0 => {}
         1 => parts.push("a plain cpio archive".to_owned()),
@@ -150,7 +233,21 @@ fn about_initrd(name: &str, bytes: usize, disk: Initrd) -> String {
     if let Some(format) = disk.compressed {
         parts.push(format!("an archive packed by {}", packer(format)));
     }
-    format!("{name}, {bytes} bytes: {}", parts.join(", then "))
+    let what = if parts.is_empty() { "a module".to_owned() } else { parts.join(", then ") };
+    format!("{name}, {} bytes: {what}", bytes.len())
+}
+
+fn about_cpuid(cpuid: &Cpuid) -> Vec<String> {
+    let bits = cpuid.physical_bits.map(|bits| format!("physical addresses of {bits} bits at most"));
+    let masks = cpuid.mask.iter().map(|mask| {
+        let subleaf = mask.subleaf.map_or(String::new(), |subleaf| format!(".{subleaf}"));
+        let registers =
+            [("EAX", mask.eax), ("EBX", mask.ebx), ("ECX", mask.ecx), ("EDX", mask.edx)];
+        let hidden = registers.iter().filter(|(_, stays)| *stays != u32::MAX);
+        let hidden = words(hidden.map(|(name, stays)| format!("{name} {:#010x}", !stays)));
+        format!("leaf {:#x}{subleaf} without {hidden}", mask.leaf)
+    });
+    bits.into_iter().chain(masks).collect()
 }
 
 fn packer(format: Format) -> &'static str {
@@ -166,13 +263,25 @@ fn packer(format: Format) -> &'static str {
     }
 }
 
-fn switches(vm: &Vm) -> Vec<&'static str> {
-    let withheld = vm.test.withhold.iter().map(|source| match source {
-        Withheld::Timer => "no timer interrupt reaches the guest",
-        Withheld::Serial => "no serial interrupt reaches the guest",
+/// What is not as usual.
+fn switches(vm: &Vm) -> Vec<String> {
+    let test = &vm.test;
+    let withheld = test.withhold.iter().map(|source| match source {
+        Withheld::Timer => "test          no timer interrupt reaches the guest",
+        Withheld::Serial => "test          no serial interrupt reaches the guest",
     });
-    let port = vm.test.exit_port.then_some("a byte written to port 0xf4 ends guest and machine");
-    port.into_iter().chain(withheld).collect()
+    let switches = [
+        (
+            vm.idle == config::Idle::InGuest,
+            "idle          alone on its CPU, the guest waits without exits",
+        ),
+        (vm.on_reset == config::OnReset::Restart, "on reset      the VM starts again"),
+        (test.exit_port, "test          a byte written to port 0xf4 ends the guest"),
+        (test.save_restore, "test          vCPUs are saved and restored all the time"),
+        (test.views, "test          a second view of the memory"),
+    ];
+    let switches = switches.into_iter().filter(|(is_on, _)| *is_on).map(|(_, line)| line);
+    switches.chain(withheld).map(str::to_owned).collect()
 }
 
 /// Guest memory that takes what lies in its RAM and keeps none of it.

@@ -8,12 +8,15 @@ use crate::cli::{Guests, Image, Run};
 use crate::context::Context;
 use crate::description::{Description, LinuxGuest};
 use crate::explain::Explain as _;
+use crate::meaning::Bounds;
 use crate::terminal::{FirmwareFilter, Keyboard, QUIT_NAME};
 use crate::{image, initrd, meaning};
 
 /// What the default guest is told.
 const CMDLINE: &str = "console=ttyS0";
 const MEMORY: &str = "256M";
+/// CPUs that a bed has at most, unless more are asked for.
+const MOST_CPUS: u32 = 64;
 
 /// Runs it to its end.
 ///
@@ -23,11 +26,14 @@ pub(crate) fn run(context: &Context, options: &Run) -> Result<(), String> {
     // The emulator first: where it is missing, all else is for nothing.
     context.bed(options.on)?;
     let description = describe(context, &options.guests)?;
+    let cpus =
+        options.smp.unwrap_or_else(|| meaning::cpus_wanted(description.config()).min(MOST_CPUS));
+    meaning::admit(description.config(), Bounds { cpus: Some(cpus), memory_bytes: None })?;
     let artefacts = context.artefacts()?;
     let volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
     let machine = Machine {
         memory_mib: description.memory_mib(),
-        cpus: options.smp,
+        cpus,
         icount: options.icount,
         count_entries: options.count_entries,
     };
@@ -93,7 +99,7 @@ fn report(options: &Run, outcome: &Outcome) -> Result<(), String> {
 /// Something of it is missing or would not start, or the file cannot be written.
 pub(crate) fn write_image(context: &Context, options: &Image) -> Result<(), String> {
     let description = describe(context, &options.guests)?;
-    meaning::check(&description)?;
+    meaning::check(&description, Bounds::default())?;
     let artefacts = context.artefacts()?;
     let volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
     image::write_disk(&volume, options.file())?;

@@ -28,7 +28,7 @@ fn kernel() -> Vec<u8> {
 fn told(lines: &str, kernel: Vec<u8>, disk: Vec<u8>) -> Result<String, String> {
     let text = format!("version = 1\n[[vm]]\nname = \"one\"\n{lines}\n");
     let files = vec![("k".to_owned(), kernel), ("disk".to_owned(), disk)];
-    tell(&Description::new(text, files)?)
+    tell(&Description::new(text, files)?, Bounds::default())
 }
 
 #[test]
@@ -41,18 +41,23 @@ fn everything_of_a_vm_is_told() {
     )
     .unwrap();
     let expected = "\
-log level info, 1 VM
+1 VM with 1 vCPU and 4 GiB of memory
+log level       info
+consoles        all that the machine has
+time slices     2000 us
+SMT siblings    run vCPUs of one VM
 VM one
-  CPUs          1
+  vCPUs         1, on CPUs that Kerf chooses
   memory        4 GiB
     0x0000000000-0x00bfffffff  RAM, 3 GiB
     0x00c0000000-0x00ffffffff  no RAM: devices, 1 GiB
     0x0100000000-0x013fffffff  RAM, 1 GiB
   kernel        k, 6144 bytes: bzImage, boot protocol 2.15, at its own place only, \"6.1.0-test #1\"
-    entered at  0x200200
+    entered at  0x200200, in 64-bit mode
   initrd        disk, 4 bytes: an archive packed by gzip
   command line  \"a=b c\"
-  test          a byte written to port 0xf4 ends guest and machine
+  unknown       ports allow, addresses allow, MSRs fault
+  test          a byte written to port 0xf4 ends the guest
   test          no serial interrupt reaches the guest
 ";
     assert_eq!(text, expected);
@@ -89,19 +94,19 @@ fn what_does_not_start_is_told_by_line_and_key() {
             "memory = \"4M\"\nkernel = \"k\"".into(),
             kernel(),
             vec![],
-            "kerf.toml:4: vm.memory: kernel: it needs 6 MiB of memory, the guest has 4 MiB",
+            "kerf.toml:4: vm.memory: k: it needs 6 MiB of memory, the guest has 4 MiB",
         ),
         (
             "kernel = \"k\"\ninitrd = \"disk\"\nmemory = \"8M\"".into(),
             kernel(),
             [vec![0x1f, 0x8b], vec![0; 3 * MIB]].concat(),
-            "kerf.toml:6: vm.memory: initrd: its 4 MiB do not fit into the 2 MiB",
+            "kerf.toml:6: vm.memory: disk: its 4 MiB do not fit into the 2 MiB",
         ),
         (
             format!("{memory}\nkernel = \"k\"\ncmdline = \"a line of 22 characters\""),
             kernel(),
             vec![],
-            "kerf.toml:6: vm.cmdline: cmdline: 23 bytes, but this kernel takes at most 20",
+            "kerf.toml:6: vm.cmdline: k: a command line of 23 bytes, but this kernel takes at most 20",
         ),
         (
             "memory = \"3M\"\nkernel = \"k\"".into(),

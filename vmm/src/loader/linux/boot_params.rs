@@ -6,8 +6,7 @@ use alloc::{vec, vec::Vec};
 use hw::{Gpa, PAGE_SIZE};
 use images::bzimage::BzImage;
 
-use super::{HIGH_MEMORY, LOW_END};
-use crate::{loader::GuestLayout, platform::acpi};
+use crate::loader::{GuestLayout, memory_map};
 
 /// Offsets in `boot_params` (zero-page.rst).
 mod field {
@@ -27,13 +26,6 @@ mod field {
 const LOADER_UNDEFINED: u8 = 0xff;
 /// `vid_mode`: leave the screen as it is.
 const VIDEO_NORMAL: u16 = 0xffff;
-
-/// What a range of the guest's memory is, by E820's codes (ACPI 6.5, 15).
-#[derive(Clone, Copy)]
-enum E820 {
-    Ram = 1,
-    Reserved = 2,
-}
 
 /// `boot_params` as it is filled in.
 pub(super) struct BootParams(Vec<u8>);
@@ -74,23 +66,12 @@ impl BootParams {
     }
 
     pub(super) fn set_memory_map(&mut self, layout: &GuestLayout) {
-        let (low, high) = (layout.low, layout.high);
-        let tables = acpi::TABLES_BASE.raw();
-        let map = [
-            (0, LOW_END.min(low.end().raw()), E820::Ram),
-            (tables, tables + acpi::TABLES_BYTES, E820::Reserved),
-            (HIGH_MEMORY, low.end().raw(), E820::Ram),
-            (high.start.raw(), high.end().raw(), E820::Ram),
-        ];
         let mut count = 0_u8;
-        for (start, end, kind) in map {
-            if start >= end {
-                continue;
-            }
+        for range in memory_map::entries(layout) {
             let entry = field::E820_TABLE + 20 * usize::from(count);
-            self.set(entry, &start.to_le_bytes());
-            self.set(entry + 8, &(end - start).to_le_bytes());
-            self.set(entry + 16, &(kind as u32).to_le_bytes());
+            self.set(entry, &range.start.to_le_bytes());
+            self.set(entry + 8, &range.bytes().to_le_bytes());
+            self.set(entry + 16, &(range.kind as u32).to_le_bytes());
             count += 1;
         }
         self.set(field::E820_COUNT, &[count]);

@@ -11,31 +11,28 @@ mod start;
 mod tests;
 
 use alloc::vec::Vec;
-use core::fmt;
 
 use hw::{Gpa, PAGE_SIZE};
 use images::bzimage::{self, BzImage};
 use vcpu::Registers;
 
+pub use super::LoadError;
+use super::{
+    GuestLayout,
+    memory_map::{BOOT_INFO, GDT, HIGH_MEMORY, LOW_END},
+};
 use crate::{
-    GuestMemory, NoMemory,
-    loader::GuestLayout,
+    GuestMemory,
     platform::acpi::{self, AcpiTables},
 };
 use boot_params::BootParams;
 
-/// The GDT, below it the first stack.
-const GDT: Gpa = Gpa::new(0x8000);
 /// `boot_params`, the zero page.
-const BOOT_PARAMS: Gpa = Gpa::new(0x9000);
+const BOOT_PARAMS: Gpa = BOOT_INFO;
 /// PML4, PDPT and four page directories.
 const PAGE_TABLES: Gpa = Gpa::new(0xa000);
 /// The command line.
 const COMMAND_LINE: Gpa = Gpa::new(0x1_0000);
-/// Where memory ends that PCs have below VGA and ROM.
-const LOW_END: u64 = 0xa_0000;
-/// Where memory goes on behind them.
-const HIGH_MEMORY: u64 = 0x10_0000;
 /// What to boot.
 #[derive(Clone, Copy, Debug)]
 pub struct LinuxImage<'a> {
@@ -45,77 +42,6 @@ pub struct LinuxImage<'a> {
     pub initrd: Option<&'a [u8]>,
     /// The command line.
     pub cmdline: &'a str,
-}
-
-/// Why a kernel cannot be loaded.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LoadError {
-    /// The kernel file is not what it should be.
-    Kernel(bzimage::Error),
-    /// The kernel needs more memory than there is below 3 GiB.
-    KernelTooBig {
-        /// Bytes of memory below 3 GiB that it needs, with what lies below it.
-        needed: u64,
-        /// Bytes there are.
-        available: u64,
-    },
-    /// The RAM disk does not fit above the kernel.
-    InitrdTooBig {
-        /// Its length in bytes.
-        bytes: u64,
-        /// Bytes of room for it.
-        room: u64,
-    },
-    /// The command line is longer than the kernel takes.
-    CommandLineTooLong {
-        /// Its length in bytes.
-        bytes: usize,
-        /// The longest that the kernel takes.
-        most: usize,
-    },
-    /// The ACPI tables are larger than the place for them: too many CPUs.
-    AcpiTooBig,
-    /// The layout names RAM that the guest's memory does not have.
-    NoMemory(NoMemory),
-}
-
-impl fmt::Display for LoadError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Kernel(error) => write!(f, "kernel: {error}"),
-            Self::KernelTooBig { needed, available } => write!(
-                f,
-                "kernel: it needs {} MiB of memory, the guest has {} MiB below 3 GiB",
-                needed.div_ceil(1 << 20),
-                available >> 20
-            ),
-            Self::InitrdTooBig { bytes, room } => write!(
-                f,
-                "initrd: its {} MiB do not fit into the {} MiB of memory above the kernel",
-                bytes.div_ceil(1 << 20),
-                room >> 20
-            ),
-            Self::CommandLineTooLong { bytes, most } => {
-                write!(f, "cmdline: {bytes} bytes, but this kernel takes at most {most}")
-            }
-            Self::AcpiTooBig => write!(f, "the ACPI tables do not fit below 1 MiB: too many CPUs"),
-            Self::NoMemory(NoMemory(gpa)) => write!(f, "the guest has no memory at {gpa}"),
-        }
-    }
-}
-
-impl core::error::Error for LoadError {}
-
-impl From<bzimage::Error> for LoadError {
-    fn from(error: bzimage::Error) -> Self {
-        Self::Kernel(error)
-    }
-}
-
-impl From<NoMemory> for LoadError {
-    fn from(error: NoMemory) -> Self {
-        Self::NoMemory(error)
-    }
 }
 
 /// Loads `image` and the ACPI tables `acpi` into `memory`, which is all zeroes, and gives the registers with which the
@@ -189,7 +115,7 @@ fn initrd_address(
         .checked_sub(bytes)
         .map(|start| Gpa::new(start).align_down(PAGE_SIZE))
         .filter(|start| start.raw() >= floor)
-        .ok_or(LoadError::InitrdTooBig { bytes, room })
+        .ok_or(LoadError::FileTooBig { bytes, room })
 }
 
 /// The command line with its terminating zero.

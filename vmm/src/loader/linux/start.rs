@@ -10,7 +10,8 @@ use x86_spec::{
     segment::{DescriptorTable, Segment},
 };
 
-use super::{BOOT_PARAMS, GDT, PAGE_TABLES};
+use super::{BOOT_PARAMS, PAGE_TABLES};
+use crate::loader::memory_map::GDT;
 
 /// Identity-mapped at entry.
 const MAPPED_GIB: u64 = 4;

@@ -1,53 +1,14 @@
 //! The Linux loader on a vector of memory: where things land, and what is refused.
 
-use core::cell::RefCell;
-
 use proptest::prelude::*;
 
 use super::*;
-use crate::platform::acpi::tables;
+use crate::{loader::tests::Ram, platform::acpi::tables};
 
 const MIB: u64 = 1 << 20;
 const KERNEL_START: usize = 4 * 512;
 const KERNEL_BYTES: usize = 4096;
 const INIT_SIZE: u64 = 3 * MIB;
-
-/// RAM from address 0.
-struct Ram(RefCell<Vec<u8>>);
-
-impl Ram {
-    fn new(bytes: u64) -> Self {
-        Self(RefCell::new(vec![0; bytes as usize]))
-    }
-
-    fn bytes(&self, gpa: u64, count: usize) -> Vec<u8> {
-        self.0.borrow()[gpa as usize..][..count].to_vec()
-    }
-
-    fn u32(&self, gpa: u64) -> u32 {
-        u32::from_le_bytes(self.bytes(gpa, 4).try_into().unwrap())
-    }
-
-    fn u64(&self, gpa: u64) -> u64 {
-        u64::from_le_bytes(self.bytes(gpa, 8).try_into().unwrap())
-    }
-}
-
-impl GuestMemory for Ram {
-    fn read(&self, gpa: Gpa, into: &mut [u8]) -> Result<(), NoMemory> {
-        let start = gpa.raw() as usize;
-        let ram = self.0.borrow();
-        into.copy_from_slice(ram.get(start..start + into.len()).ok_or(NoMemory(gpa))?);
-        Ok(())
-    }
-
-    fn write(&self, gpa: Gpa, from: &[u8]) -> Result<(), NoMemory> {
-        let start = gpa.raw() as usize;
-        let mut ram = self.0.borrow_mut();
-        ram.get_mut(start..start + from.len()).ok_or(NoMemory(gpa))?.copy_from_slice(from);
-        Ok(())
-    }
-}
 
 fn put(file: &mut [u8], offset: usize, bytes: &[u8]) {
     file[offset..offset + bytes.len()].copy_from_slice(bytes);
@@ -180,7 +141,7 @@ fn a_kernel_that_cannot_be_where_it_prefers_goes_lower() {
     let (_, result) = load_into(16 * MIB, &image(&file, None));
     assert_eq!(
         result.unwrap_err().to_string(),
-        "kernel: it needs 67 MiB of memory, the guest has 16 MiB below 3 GiB"
+        "it needs 67 MiB of memory, the guest has 16 MiB below 3 GiB"
     );
 }
 
@@ -194,13 +155,13 @@ fn what_does_not_fit_is_named() {
     let (_, result) = load_into(8 * MIB, &image(&file, Some(&initrd)));
     assert_eq!(
         result.unwrap_err().to_string(),
-        "initrd: its 4 MiB do not fit into the 3 MiB of memory above the kernel"
+        "its 4 MiB do not fit into the 3 MiB of memory above the kernel"
     );
     let long = "x".repeat(256);
     let (_, result) = load_into(16 * MIB, &LinuxImage { cmdline: &long, ..image(&file, None) });
     assert_eq!(result, Err(LoadError::CommandLineTooLong { bytes: 256, most: 255 }));
     let (_, result) = load_into(16 * MIB, &image(&file[..KERNEL_START + 96], None));
-    assert!(result.unwrap_err().to_string().starts_with("kernel: cut short"));
+    assert!(result.unwrap_err().to_string().starts_with("cut short"));
 }
 
 #[test]
