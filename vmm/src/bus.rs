@@ -99,6 +99,7 @@ impl Core {
         let value = match self.page(gpa) {
             Some(Page::LocalApic) => self.lapic.read(offset, width, self.lapic_time(now)),
             Some(Page::IoApic) => outside.vm.devices.lock().ioapic.read(offset, width, now),
+            Some(Page::Ecam(offset)) => outside.vm.devices.lock().pci.read_ecam(offset, width),
             None => {
                 self.unknown_memory(gpa, outside.vm)?;
                 u64::MAX
@@ -127,6 +128,9 @@ impl Core {
                 devices.ioapic.write(offset, width, value, now);
                 outside.vm.route_interrupts(devices, outside.host);
             }
+            Some(Page::Ecam(offset)) => {
+                outside.vm.devices.lock().pci.write_ecam(offset, width, value);
+            }
             None => self.unknown_memory(gpa, outside.vm)?,
         }
         Ok(())
@@ -145,7 +149,8 @@ impl Core {
         } else if page == Gpa::new(apic::DEFAULT_IOAPIC_BASE) {
             Some(Page::IoApic)
         } else {
-            None
+            let offset = gpa.raw().checked_sub(pci::ECAM_BASE.raw())?;
+            (offset < pci::ECAM_BYTES).then_some(Page::Ecam(offset))
         }
     }
 }
@@ -184,4 +189,6 @@ impl From<PowerRequest> for Outcome {
 enum Page {
     LocalApic,
     IoApic,
+    /// At this offset of PCI configuration space.
+    Ecam(u64),
 }

@@ -1,4 +1,4 @@
-//! ACPI tables that describe the platform to the guest: RSDP, XSDT, FADT, MADT and DSDT (ACPI 6.5, 5.2).
+//! ACPI tables that describe the platform to the guest: RSDP, XSDT, FADT, MADT, MCFG and DSDT (ACPI 6.5, 5.2).
 //!
 //! The platform is of the hardware-reduced kind (ACPI 6.5, 3.11.1 and 4.1): no SCI, no fixed events, no legacy interrupt
 //! controller and timer. What remains is named here by the constants of its device: [`uart`](crate::platform::uart),
@@ -9,11 +9,12 @@ use alloc::{format, vec::Vec};
 use acpi_tables::{
     Aml,
     aml::{
-        AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Name, Package, Path,
-        ResourceTemplate, Scope, ZERO,
+        AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
+        Package, Path, ResourceTemplate, Scope, ZERO,
     },
     fadt::{FADTBuilder, Flags},
     gas::{AccessSize, AddressSpace as Space, GAS},
+    mcfg::MCFG,
     rsdp::Rsdp,
     sdt::Sdt,
     xsdt::XSDT,
@@ -32,8 +33,12 @@ pub const TABLES_BASE: Gpa = Gpa::new(0xe_0000);
 pub const TABLES_BYTES: u64 = 0x2_0000;
 /// APIC ID of the I/O APIC: its register says the same after reset.
 const IOAPIC_ID: u8 = 0;
-/// Where devices may have memory below 4 GiB: from the highest end of low RAM to the I/O APIC.
-const DEVICE_MEMORY: (u32, u32) = (GuestLayout::LOW_MAX as u32, DEFAULT_IOAPIC_BASE as u32 - 1);
+/// Where PCI devices may have memory below 4 GiB: from the highest end of low RAM to the I/O APIC, but for ECAM and the
+/// room that 256 buses of it would take.
+const DEVICE_MEMORY: [(u32, u32); 2] = {
+    let ecam = pci::ECAM_BASE.raw() as u32;
+    [(GuestLayout::LOW_MAX as u32, ecam - 1), (ecam + 0x1000_0000, DEFAULT_IOAPIC_BASE as u32 - 1)]
+};
 
 const OEM_ID: [u8; 6] = *b"KERF  ";
 const OEM_TABLE_ID: [u8; 8] = *b"KERFVM  ";
@@ -74,6 +79,9 @@ pub fn tables(cpu_count: u32) -> AcpiTables {
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(block.append(&serialized(&fadt(dsdt).finalize())));
     xsdt.add_entry(block.append(madt(cpu_count).as_slice()));
+    let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    mcfg.add_ecam(pci::ECAM_BASE.raw(), 0, 0, pci::BUS_COUNT - 1);
+    xsdt.add_entry(block.append(&serialized(&mcfg)));
     let xsdt = block.append(&serialized(&xsdt));
     let rsdp = serialized(&Rsdp::new(OEM_ID, xsdt));
     for (byte, value) in block.0.iter_mut().zip(rsdp) {
@@ -155,6 +163,7 @@ fn dsdt(cpu_count: u32) -> Sdt {
     Name::new("_S5_".into(), &package).to_aml_bytes(&mut body);
     let mut scope = Vec::new();
     pci_host_bridge(&mut scope);
+    ecam(&mut scope);
     device(&mut scope, "COM1", "PNP0501", uart::PORTS, Some(gsi::UART));
     device(&mut scope, "RTC_", "PNP0B00", rtc::PORTS, None);
     for id in 0..cpu_count {
@@ -190,28 +199,43 @@ fn device(scope: &mut Vec<u8>, name: &str, hid: &str, ports: PortWindow, interru
     Device::new(name.into(), alloc::vec![&hid, &uid, &crs]).to_aml_bytes(scope);
 }
 
-/// A conventional PCI host bridge for bus 0: its own ports, and what devices behind it may use.
+/// A PCI Express host bridge for bus 0: its own ports, and what devices behind it may use.
 fn pci_host_bridge(scope: &mut Vec<u8>) {
     let first = pci::PORTS.first.0;
     let config = IO::new(first, first, 1, pci::PORTS.count as u8);
-    let buses = AddressSpace::new_bus_number(0_u16, 0_u16);
+    let buses = AddressSpace::new_bus_number(0_u16, u16::from(pci::BUS_COUNT) - 1);
     let ports_below = AddressSpace::new_io(0_u16, first - 1, None);
     let ports_above = AddressSpace::new_io(first + pci::PORTS.count, 0xffff_u16, None);
-    let memory = AddressSpace::new_memory(
-        AddressSpaceCacheable::NotCacheable,
-        true,
-        DEVICE_MEMORY.0,
-        DEVICE_MEMORY.1,
-        None,
-    );
-    let resources =
-        ResourceTemplate::new(alloc::vec![&buses, &config, &ports_below, &ports_above, &memory]);
-    let hid = EISAName::new("PNP0A03");
+    let [low, high] = DEVICE_MEMORY.map(|(first, last)| {
+        AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, first, last, None)
+    });
+    let resources = ResourceTemplate::new(alloc::vec![
+        &buses,
+        &config,
+        &ports_below,
+        &ports_above,
+        &low,
+        &high
+    ]);
+    let (hid, cid) = (EISAName::new("PNP0A08"), EISAName::new("PNP0A03"));
     let hid = Name::new("_HID".into(), &hid);
+    let cid = Name::new("_CID".into(), &cid);
     let uid = Name::new("_UID".into(), &ZERO);
     let bbn = Name::new("_BBN".into(), &ZERO);
     let crs = Name::new("_CRS".into(), &resources);
-    Device::new("PCI0".into(), alloc::vec![&hid, &uid, &bbn, &crs]).to_aml_bytes(scope);
+    Device::new("PCI0".into(), alloc::vec![&hid, &cid, &uid, &bbn, &crs]).to_aml_bytes(scope);
+}
+
+/// Reserves ECAM as a motherboard resource, as which operating systems look for it before they use it (PCI Firmware
+/// Specification 3.3, 4.1.2).
+fn ecam(scope: &mut Vec<u8>) {
+    let memory = Memory32Fixed::new(true, pci::ECAM_BASE.raw() as u32, pci::ECAM_BYTES as u32);
+    let resources = ResourceTemplate::new(alloc::vec![&memory]);
+    let hid = EISAName::new("PNP0C02");
+    let hid = Name::new("_HID".into(), &hid);
+    let uid = Name::new("_UID".into(), &ZERO);
+    let crs = Name::new("_CRS".into(), &resources);
+    Device::new("ECAM".into(), alloc::vec![&hid, &uid, &crs]).to_aml_bytes(scope);
 }
 
 #[cfg(test)]
@@ -241,7 +265,7 @@ mod tests {
         assert_eq!(&rsdp[..8], b"RSD PTR ");
         assert_eq!((sum(&rsdp[..20]), sum(rsdp), rsdp[15]), (0, 0, 2));
         let xsdt = table(tables, u64_at(rsdp, 24));
-        assert_eq!(xsdt.len(), 36 + 2 * 8);
+        assert_eq!(xsdt.len(), 36 + 3 * 8);
         let fadt = table(tables, u64_at(xsdt, 36));
         let madt = table(tables, u64_at(xsdt, 44));
         [fadt, madt, table(tables, u64_at(fadt, 140))]
@@ -253,6 +277,19 @@ mod tests {
         let [fadt, madt, dsdt] = found(&tables);
         assert_eq!([&fadt[..4], &madt[..4], &dsdt[..4]], [b"FACP", b"APIC", b"DSDT"]);
         assert_eq!(fadt.len(), 276);
+    }
+
+    #[test]
+    fn the_mcfg_names_a_window_that_the_dsdt_reserves() {
+        let tables = tables(1);
+        let xsdt = table(&tables, u64_at(&tables.bytes[..36], 24));
+        let mcfg = table(&tables, u64_at(xsdt, 52));
+        assert_eq!((&mcfg[..4], mcfg.len()), (&b"MCFG"[..], 60));
+        assert_eq!((u64_at(mcfg, 44), u64_at(mcfg, 52)), (0xe000_0000, 0));
+        // Memory32Fixed (ACPI 6.5, 6.4.3.4), writable.
+        let reserved = [0x86, 9, 0, 1, 0, 0, 0, 0xe0, 0, 0, 0x10, 0];
+        let [_, _, dsdt] = found(&tables);
+        assert!(dsdt.windows(12).any(|window| window == reserved));
     }
 
     #[test]

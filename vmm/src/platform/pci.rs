@@ -1,12 +1,20 @@
-//! PCI configuration space by ports (PCI 3.0, 3.2.2.3.2): a host bridge, and nothing behind it yet.
+//! PCI configuration space, by ports (PCI 3.0, 3.2.2.3.2) and by memory (ECAM, PCIe 6.0, 7.2.2): one bus with a host
+//! bridge, and nothing behind it yet.
 
-use hw::{Port, Width};
+use hw::{Gpa, Port, Width};
 
 use crate::platform::{PortWindow, part_of_dword};
 
 /// Its ports: CONFIG_ADDRESS and CONFIG_DATA. A one-byte write to 0xcf9, which lies among them, is the reset control
 /// register: [`crate::platform::pm::reset_by_port`].
 pub const PORTS: PortWindow = PortWindow { first: Port(0xcf8), count: 8 };
+
+/// Where ECAM is. Buses up to 255 would find room before the I/O APIC.
+pub const ECAM_BASE: Gpa = Gpa::new(0xe000_0000);
+/// Buses there are.
+pub const BUS_COUNT: u8 = 1;
+/// Bytes of ECAM: a page for each function.
+pub const ECAM_BYTES: u64 = (BUS_COUNT as u64) << 20;
 
 /// Offset of CONFIG_ADDRESS: enable 31, bus 23:16, device 15:11, function 10:8, register 7:2.
 const ADDRESS: u64 = 0;
@@ -33,13 +41,23 @@ impl HostBridge {
 
     /// The register that CONFIG_ADDRESS selects.
     fn selected(&self) -> u32 {
-        let function = self.address >> 8 & 0xffff;
-        if self.address & ENABLE == 0 || function != 0 {
+        if self.address & ENABLE == 0 {
             return u32::MAX;
         }
-        let index = (self.address >> 2 & 0x3f) as usize;
-        HOST_BRIDGE.get(index).copied().unwrap_or(0)
+        config(self.address >> 8 & 0xffff, self.address & 0xfc)
     }
+
+    /// Reads ECAM. An access lies within a function's page.
+    pub fn read_ecam(&mut self, offset: u64, width: Width) -> u64 {
+        let dword = |offset: u64| config((offset >> 12) as u32, (offset & 0xffc) as u32);
+        match width {
+            Width::W8 => u64::from(dword(offset)) | u64::from(dword(offset + 4)) << 32,
+            _ => part_of_dword(dword(offset), offset, width),
+        }
+    }
+
+    /// Writes ECAM: likewise nothing can be written.
+    pub const fn write_ecam(&mut self, _offset: u64, _width: Width, _value: u64) {}
 
     /// Reads a port.
     pub fn read(&mut self, offset: u64, width: Width, _now: u64) -> u64 {
@@ -59,12 +77,20 @@ impl HostBridge {
     }
 }
 
+/// The register at `offset` of a function, numbered by bus 15:8, device 7:3 and function 2:0.
+fn config(function: u32, offset: u32) -> u32 {
+    match function {
+        0 => HOST_BRIDGE.get((offset / 4) as usize).copied().unwrap_or(0),
+        _ => u32::MAX,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn config(bridge: &mut HostBridge, address: u32) -> u32 {
+    fn by_port(bridge: &mut HostBridge, address: u32) -> u32 {
         bridge.write(ADDRESS, Width::W4, address.into(), 0);
         bridge.read(DATA, Width::W4, 0) as u32
     }
@@ -72,19 +98,36 @@ mod tests {
     #[test]
     fn function_zero_is_a_host_bridge() {
         let mut bridge = HostBridge::new();
-        assert_eq!(config(&mut bridge, ENABLE), 0x0008_1b36);
-        assert_eq!(config(&mut bridge, ENABLE | 8) >> 16, 0x0600);
+        assert_eq!(by_port(&mut bridge, ENABLE), 0x0008_1b36);
+        assert_eq!(by_port(&mut bridge, ENABLE | 8) >> 16, 0x0600);
         assert_eq!(bridge.read(DATA + 2, Width::W2, 0), 0x0600);
-        assert_eq!(config(&mut bridge, ENABLE | 12) >> 16 & 0xff, 0, "single-function header");
+        assert_eq!(by_port(&mut bridge, ENABLE | 12) >> 16 & 0xff, 0, "single-function header");
     }
 
     #[test]
     fn every_other_function_is_absent() {
         let mut bridge = HostBridge::new();
         for address in [1 << 8, 1 << 11, 1 << 16] {
-            assert_eq!(config(&mut bridge, ENABLE | address), u32::MAX);
+            assert_eq!(by_port(&mut bridge, ENABLE | address), u32::MAX);
         }
-        assert_eq!(config(&mut bridge, 0), u32::MAX, "not enabled");
+        assert_eq!(by_port(&mut bridge, 0), u32::MAX, "not enabled");
+    }
+
+    #[test]
+    fn ecam_shows_the_same_functions() {
+        let mut bridge = HostBridge::new();
+        for function in 0..=u8::MAX {
+            let page = u64::from(function) << 12;
+            for offset in (0..0x100).step_by(4) {
+                let address = ENABLE | u32::from(function) << 8 | offset;
+                let expected = by_port(&mut bridge, address).into();
+                assert_eq!(bridge.read_ecam(page | u64::from(offset), Width::W4), expected);
+            }
+        }
+        assert_eq!(bridge.read_ecam(0, Width::W8), 0x0008_1b36);
+        assert_eq!(bridge.read_ecam(10, Width::W2), 0x0600);
+        assert_eq!(bridge.read_ecam(0x100, Width::W4), 0, "no extended capability");
+        assert_eq!(bridge.read_ecam(0x1000, Width::W8), u64::MAX);
     }
 
     #[test]
