@@ -46,12 +46,11 @@ const MOMENT_TRIES: u32 = 7;
 /// A claim may be off by one part in this many.
 const TOLERANCE: u64 = 50;
 /// What is assumed where nothing is known.
-const ASSUMED_HZ: u64 = 1_000_000_000;
+pub(super) const ASSUMED_HZ: u64 = 1_000_000_000;
 
 /// Finds the rates.
 pub(super) fn run(machine: &Machine, lapic: &Lapic) -> Rates {
-    // Divide by 1 (SDM vol. 3, figure 11-10); masked, it only counts.
-    lapic.write(reg::TIMER_DIVIDE, 0b1011);
+    // Masked, it only counts.
     lapic.write(reg::LVT_TIMER, Lvt::MASKED | u32::from(super::TIMER));
     let claimed = claimed_hz();
     let part = if claimed.is_some() { CHECK } else { MEASURE };

@@ -1,6 +1,8 @@
 //! The local APIC, in whichever mode the firmware left it (SDM vol. 3, chapter 11).
 
-use hw::{Clock, CpuidBus, Deadline, Hpa, MsrBus, wait_until};
+use core::sync::atomic::{Ordering, fence};
+
+use hw::{CpuidBus, Hpa, MsrBus};
 use spin::Once;
 use x86_spec::apic::{self, ApicBase, DeliveryMode, Icr, Lvt, Svr, lapic as reg};
 use x86_spec::cpuid::{self, Leaf1Ecx};
@@ -19,6 +21,12 @@ pub(super) enum Lapic {
 }
 
 static LAPIC: Once<Lapic> = Once::new();
+/// LVT entry of the pin LINT1 on the boot CPU.
+static LINT1: Once<u32> = Once::new();
+
+/// Reads of the command register until it must be idle: a message between APICs takes some microseconds, and a read is
+/// an access to the bus.
+const SEND_READS: u32 = 100_000;
 
 /// Ends the interrupt that is being handled.
 pub(super) fn end_of_interrupt() {
@@ -30,21 +38,59 @@ pub(super) fn end_of_interrupt() {
 impl Lapic {
     /// Turns the calling CPU's on, with its timer, LINT0 and error interrupts masked. LINT1, which is the NMI's, and the
     /// thermal and performance interrupts stay as the firmware set them.
-    pub(super) fn enable() -> Self {
+    ///
+    /// It is used by its page, unless the firmware left it in x2APIC mode or `wide` IDs are to be reached.
+    pub(super) fn enable(wide: bool) -> Self {
         let base = Msrs.read(msr::APIC_BASE).unwrap_or(apic::DEFAULT_LAPIC_BASE);
-        let flags = ApicBase::from_bits_retain(base);
-        if !flags.contains(ApicBase::EN)
-            && Msrs.write(msr::APIC_BASE, (flags | ApicBase::EN).bits()).is_err()
-        {
-            log::warn!("the local APIC cannot be turned on");
+        let features = Leaf1Ecx::from_bits_retain(CpuId.cpuid(cpuid::FEATURES, 0).ecx);
+        let mut wanted = ApicBase::from_bits_retain(base) | ApicBase::EN;
+        if wide && features.contains(Leaf1Ecx::X2APIC) {
+            wanted |= ApicBase::EXTD;
         }
+        set_mode(wanted);
         let lapic = *LAPIC.call_once(|| {
             let registers = Hpa::new(base & apic::APIC_BASE_ADDRESS);
             match mem::map_mmio(registers, apic::LAPIC_BYTES) {
-                Some(page) if !flags.contains(ApicBase::EXTD) => Self::Xapic(page),
+                Some(page) if !wanted.contains(ApicBase::EXTD) => Self::Xapic(page),
                 _ => Self::X2apic,
             }
         });
+        lapic.prepare();
+        // As the firmware set the NMI's pin here, so it is to be on all CPUs.
+        LINT1.call_once(|| lapic.read(reg::LVT_LINT1));
+        lapic
+    }
+
+    /// Turns the calling CPU's on, in the mode and at the place of the boot CPU's.
+    pub(super) fn join() -> Self {
+        let lapic = Self::current().unwrap_or(Self::X2apic);
+        let base = Msrs.read(msr::APIC_BASE).unwrap_or(apic::DEFAULT_LAPIC_BASE);
+        let mut wanted = ApicBase::from_bits_retain(base) | ApicBase::EN;
+        wanted.set(ApicBase::EXTD, matches!(lapic, Self::X2apic));
+        if ApicBase::from_bits_retain(base).contains(ApicBase::EXTD)
+            && !wanted.contains(ApicBase::EXTD)
+        {
+            // The way back leads over off (SDM vol. 3, figure 11-27).
+            set_mode(wanted - ApicBase::EN);
+        }
+        set_mode(wanted);
+        lapic.prepare();
+        if let Some(&entry) = LINT1.get() {
+            lapic.write(reg::LVT_LINT1, entry);
+        }
+        lapic
+    }
+
+    /// The calling CPU's, once any is on.
+    pub(super) fn current() -> Option<Self> {
+        LAPIC.get().copied()
+    }
+
+    /// Masks and clears what may be left in it.
+    fn prepare(self) {
+        let lapic = self;
+        // Divide by 1 (SDM vol. 3, figure 11-10).
+        lapic.write(reg::TIMER_DIVIDE, 0b1011);
         for lvt in [reg::LVT_TIMER, reg::LVT_LINT0, reg::LVT_ERROR] {
             lapic.write(lvt, Lvt::MASKED | u32::from(super::SPURIOUS));
         }
@@ -58,7 +104,6 @@ impl Lapic {
             }
             lapic.write(reg::EOI, 0);
         }
-        lapic
     }
 
     /// Its ID.
@@ -69,25 +114,29 @@ impl Lapic {
         }
     }
 
-    /// Sends INIT to another CPU: it stops whatever it does and waits to be started. False where its ID is out of reach or
-    /// the command does not go out (SDM vol. 3, 11.6.1).
-    pub(super) fn send_init(self, id: u32, clock: &impl Clock) -> bool {
-        /// A message between APICs takes some microseconds.
-        const SEND_NS: u64 = 1_000_000;
+    /// Sends a message to another CPU. False where its ID is out of reach, or the command does not go out (SDM vol. 3,
+    /// 11.6.1).
+    pub(super) fn send(self, id: u32, mode: DeliveryMode, vector: u8) -> bool {
         match self {
             Self::X2apic => {
-                let command = Icr::x2apic(id, DeliveryMode::Init, 0);
+                let command = Icr::x2apic(id, mode, vector);
+                // The write orders nothing that was written before it (SDM vol. 3, 11.12.3).
+                fence(Ordering::SeqCst);
                 Msrs.write(apic::x2apic_msr(reg::ICR_LOW), command.0).is_ok()
             }
             Self::Xapic(_) => {
                 let Ok(id) = u8::try_from(id) else { return false };
-                let command = Icr::xapic(id, DeliveryMode::Init, 0).0;
+                let command = Icr::xapic(id, mode, vector).0;
+                // An earlier command of this CPU may still be on its way.
+                let idle = || self.read(reg::ICR_LOW) & Icr::DELIVERY_STATUS as u32 == 0;
+                if !(0..SEND_READS).any(|_| idle()) {
+                    return false;
+                }
+                fence(Ordering::SeqCst);
                 self.write(reg::ICR_HIGH, (command >> 32) as u32);
                 self.write(reg::ICR_LOW, command as u32);
-                let busy = Icr::DELIVERY_STATUS as u32;
-                let deadline = Deadline::after_ns(clock, SEND_NS);
-                let sent = || (self.read(reg::ICR_LOW) & busy == 0).then_some(());
-                wait_until(clock, deadline, sent).is_ok()
+                // Nothing comes of waiting for an interrupt to go out; the others are rare.
+                mode == DeliveryMode::Fixed || (0..SEND_READS).any(|_| idle())
             }
         }
     }
@@ -110,6 +159,14 @@ impl Lapic {
                 }
             }
         }
+    }
+}
+
+/// Sets the APIC's mode.
+fn set_mode(wanted: ApicBase) {
+    let present = Msrs.read(msr::APIC_BASE).unwrap_or_default();
+    if present != wanted.bits() && Msrs.write(msr::APIC_BASE, wanted.bits()).is_err() {
+        log::warn!("the local APIC refused the mode {:#x}", wanted.bits());
     }
 }
 

@@ -12,7 +12,12 @@ mod timer;
 
 use core::sync::atomic::{AtomicU64, Ordering};
 
+use alloc::vec::Vec;
+
 use firmware::Machine;
+use hw::Clock as _;
+use spin::Once;
+use x86_spec::apic::DeliveryMode;
 
 use crate::platform::Tsc;
 use crate::{console, start};
@@ -26,6 +31,8 @@ pub(crate) use timer::Timer;
 const TIMER: u8 = 0x40;
 /// COM1.
 const UART: u8 = 0x41;
+/// Another CPU has news.
+const KICK: u8 = 0x42;
 /// What the local APIC delivers when it changed its mind. Its low four bits are set, as old APICs demand.
 const SPURIOUS: u8 = 0xff;
 /// Where the 8259s' vectors are put, though all of their lines are masked: a spurious one still comes.
@@ -34,6 +41,17 @@ const LEGACY: u8 = 0x20;
 /// The ISA interrupt of COM1.
 const COM1_IRQ: u8 = 4;
 
+/// The highest ID that an APIC in xAPIC mode has; the next one means all CPUs.
+const XAPIC_IDS: u32 = 254;
+
+/// The CPUs beside the one that booted.
+struct Others {
+    ids: Vec<u32>,
+    parked_at_ns: u64,
+}
+
+static RATES: Once<Rates> = Once::new();
+static OTHERS: Once<Others> = Once::new();
 static UNEXPECTED: AtomicU64 = AtomicU64::new(0);
 
 /// Every interrupt vector ends up here, with interrupts off.
@@ -41,6 +59,7 @@ pub(crate) fn dispatch(vector: u8) {
     match vector {
         TIMER => start::current().note_timer(),
         UART => console::receive(),
+        KICK => start::current().note_kick(),
         // Neither has an in-service bit, so neither is ended.
         SPURIOUS | LEGACY..0x30 => return,
         _ => {
@@ -58,11 +77,11 @@ pub(crate) fn unexpected_count() -> u64 {
 /// Brings the interrupt controllers of the machine up, calibrates the clocks, and lets the console receive.
 pub(crate) fn init(machine: &Machine) -> Timer {
     pic::mask_all();
-    let lapic = Lapic::enable();
+    let lapic = Lapic::enable(machine.cpus.iter().any(|&id| id > XAPIC_IDS));
     start::current().set_apic_id(lapic.id());
-    let rates = calibrate::run(machine, &lapic);
+    let rates = *RATES.call_once(|| calibrate::run(machine, &lapic));
     log::info!("TSC {} kHz, local APIC timer {} kHz", rates.tsc_hz / 1000, rates.apic_hz / 1000);
-    park_others(machine, lapic, Tsc { hz: rates.tsc_hz });
+    park_others(machine, lapic);
     let mut io_apics = IoApics::init(machine);
     if console::has_uart() {
         let line = machine.isa(COM1_IRQ);
@@ -75,12 +94,55 @@ pub(crate) fn init(machine: &Machine) -> Timer {
     Timer::new(lapic, rates)
 }
 
+/// Brings the calling CPU's local APIC up, as [`init`] did that of the boot CPU.
+pub(crate) fn join() {
+    start::current().set_apic_id(Lapic::join().id());
+}
+
+/// The clock that waits are measured by.
+pub(crate) fn clock() -> Tsc {
+    Tsc { hz: RATES.get().map_or(calibrate::ASSUMED_HZ, |rates| rates.tsc_hz) }
+}
+
 /// Takes the other CPUs out of the firmware's hands. Left alone they loop in its code, some of them without a rest.
-fn park_others(machine: &Machine, lapic: Lapic, clock: Tsc) {
-    let others = machine.cpus.iter().filter(|&&id| id != lapic.id());
-    for &id in others {
-        if !lapic.send_init(id, &clock) {
-            log::warn!("the CPU with APIC ID {id:#x} could not be parked");
+fn park_others(machine: &Machine, lapic: Lapic) {
+    let ids = machine.cpus.iter().copied().filter(|&id| id != lapic.id());
+    let parked = ids.filter(|&id| {
+        let parked = send_init(id);
+        if !parked {
+            log::warn!("the CPU with APIC ID {id:#x} could not be parked; it is left out");
         }
+        parked
+    });
+    let ids = parked.collect();
+    OTHERS.call_once(|| Others { ids, parked_at_ns: clock().now_ns() });
+}
+
+/// The CPUs that wait to be started, by APIC ID.
+pub(crate) fn others() -> &'static [u32] {
+    OTHERS.get().map_or(&[], |others| others.ids.as_slice())
+}
+
+/// When the last of them was parked, by [`clock`].
+pub(crate) fn parked_at_ns() -> u64 {
+    OTHERS.get().map_or(0, |others| others.parked_at_ns)
+}
+
+/// Stops a CPU, by APIC ID, until it is started. False where the message does not go out.
+pub(crate) fn send_init(id: u32) -> bool {
+    Lapic::current().is_some_and(|lapic| lapic.send(id, DeliveryMode::Init, 0))
+}
+
+/// Starts a stopped CPU in real mode at the page with the number `vector`. False where the message does not go out.
+pub(crate) fn send_startup(id: u32, vector: u8) -> bool {
+    Lapic::current().is_some_and(|lapic| lapic.send(id, DeliveryMode::Startup, vector))
+}
+
+/// Makes the CPU with this number leave its guest, or HLT, soon. Its own number, or one that no CPU has, does nothing.
+pub(crate) fn kick(number: u32) {
+    let other =
+        start::cpus().get(number as usize).filter(|cpu| cpu.number != start::current().number);
+    if let (Some(cpu), Some(lapic)) = (other, Lapic::current()) {
+        lapic.send(cpu.apic_id(), DeliveryMode::Fixed, KICK);
     }
 }

@@ -22,6 +22,11 @@ pub(crate) struct Timer {
 }
 
 impl Timer {
+    /// The calling CPU's, once [`super::init`] has found the rates on the boot CPU and [`super::join`] was called here.
+    pub(crate) fn here() -> Option<Self> {
+        Some(Self::new(Lapic::current()?, *super::RATES.get()?))
+    }
+
     pub(super) fn new(lapic: Lapic, rates: Rates) -> Self {
         let deadline_mode = lapic::has_tsc_deadline();
         let mode = if deadline_mode { TimerMode::TscDeadline } else { TimerMode::OneShot };

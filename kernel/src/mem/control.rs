@@ -5,10 +5,26 @@ use core::arch::asm;
 use hw::{CpuidBus, CpuidResult, Hpa, MsrBus};
 use paging::PageSize;
 use x86_spec::cpu::{Cr0, Cr4, Efer};
-use x86_spec::cpuid::{self, ExtendedEdx, Leaf7Ebx};
+use x86_spec::cpuid::{self, ExtendedEdx, Leaf1Edx, Leaf7Ebx};
 use x86_spec::msr;
 
 use crate::platform::{CpuId, Msrs};
+
+/// What all CPUs have alike.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Registers {
+    pub(crate) cr0: Cr0,
+    pub(crate) cr4: Cr4,
+    pub(crate) efer: Efer,
+}
+
+impl Registers {
+    /// The calling CPU's, without what virtualization turns on for each CPU by itself.
+    pub(crate) fn current() -> Self {
+        let efer = Efer::from_bits_retain(Msrs.read(msr::EFER).unwrap_or_default());
+        Self { cr0: cr0(), cr4: cr4() - Cr4::VMXE, efer: efer - Efer::SVME }
+    }
+}
 
 /// Whether the CPU translates five levels.
 pub(super) fn has_five_levels() -> bool {
@@ -47,13 +63,27 @@ pub(super) fn prepare() {
     if let Err(why) = written {
         log::warn!("the CPU refused {why:x?}; memory types or no-execute may not hold");
     }
-    let cr0: u64;
-    // SAFETY: write protection takes rights away only: nothing here writes to a page that is mapped read-only. Alignment
-    // checks concern user mode.
+    let cr0 = cr0() | Cr0::WP;
+    // SAFETY: write protection takes rights away only: nothing here writes to a page that is mapped read-only.
+    unsafe { asm!("mov cr0, {}", in(reg) cr0.bits(), options(nostack, preserves_flags)) };
+}
+
+/// Gives the calling CPU the address space at `root`, and another CPU's registers.
+///
+/// # Safety
+/// The tables map everything that is used, at the same addresses as the present ones.
+pub(super) unsafe fn join(root: Hpa, registers: &Registers) {
+    let Registers { cr0, cr4, efer } = registers;
+    // EFER first: the tables forbid execution.
+    if Msrs.write(msr::EFER, efer.bits()).is_err() {
+        log::warn!("a CPU refused EFER {:#x}, which another has", efer.bits());
+    }
+    prepare();
+    // SAFETY: the caller answers for the tables; the registers are those that the boot CPU runs this code with.
     unsafe {
-        asm!("mov {}, cr0", out(reg) cr0, options(nomem, nostack, preserves_flags));
-        let cr0 = cr0 | Cr0::WP.bits();
-        asm!("mov cr0, {}", in(reg) cr0, options(nostack, preserves_flags));
+        asm!("mov cr0, {}", in(reg) cr0.bits(), options(nostack, preserves_flags));
+        asm!("mov cr3, {}", in(reg) root.raw(), options(nostack, preserves_flags));
+        asm!("mov cr4, {}", in(reg) cr4.bits(), options(nostack, preserves_flags));
     }
 }
 
@@ -71,12 +101,21 @@ pub(super) unsafe fn enter(root: Hpa) {
     wanted.set(Cr4::SMEP, features.contains(Leaf7Ebx::SMEP));
     wanted.set(Cr4::SMAP, features.contains(Leaf7Ebx::SMAP));
     wanted.remove(Cr4::PCIDE);
+    let features = Leaf1Edx::from_bits_retain(CpuId.cpuid(cpuid::FEATURES, 0).edx);
+    wanted.set(Cr4::MCE, features.contains(Leaf1Edx::MCE));
     // SAFETY: the caller answers for the tables. The protections concern user pages, of which these tables have none;
     // with PCIDE clear the low bits of CR3 choose caching, and zero is write-back.
     unsafe {
         asm!("mov cr3, {}", in(reg) root.raw(), options(nostack, preserves_flags));
         asm!("mov cr4, {}", in(reg) wanted.bits(), options(nostack, preserves_flags));
     }
+}
+
+fn cr0() -> Cr0 {
+    let cr0: u64;
+    // SAFETY: reading CR0 at privilege 0 has no effect.
+    unsafe { asm!("mov {}, cr0", out(reg) cr0, options(nomem, nostack, preserves_flags)) };
+    Cr0::from_bits_retain(cr0)
 }
 
 fn cr4() -> Cr4 {

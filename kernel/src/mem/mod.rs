@@ -13,12 +13,15 @@ mod direct;
 mod frames;
 mod guest;
 mod heap;
+mod low;
 mod space;
 mod tables;
 
+pub(crate) use control::Registers as ControlRegisters;
 pub(crate) use frames::{Pool, counts};
 pub(crate) use guest::{GuestRam, GuestRamError};
-pub(crate) use space::{map_mmio, map_read_only};
+pub(crate) use low::StartPages;
+pub(crate) use space::{image_bytes, join, map_mmio, map_read_only, stack};
 pub(crate) use tables::{Pages, Tables};
 
 use alloc::{string::String, vec::Vec};
@@ -68,6 +71,7 @@ pub(crate) fn init(info: &BootInfo) -> Result<Handoff, MemoryError> {
     tell_problems(map);
     frames::init(map)?;
     space::init(info, map)?;
+    low::init(map);
     let handoff = Handoff {
         files: direct::records(info.files).iter().map(loaded_file).collect(),
         command_line: String::from_utf8_lossy(direct::records(info.command_line)).into_owned(),

@@ -29,12 +29,12 @@ unsafe extern "C" {
 }
 
 /// The address space, and what of the window is taken.
-struct Space {
-    table: PageTable<Host>,
+pub(super) struct Space {
+    pub(super) table: PageTable<Host>,
     window: u64,
 }
 
-static SPACE: Mutex<Option<Space>> = Mutex::new(None);
+pub(super) static SPACE: Mutex<Option<Space>> = Mutex::new(None);
 
 /// Makes the kernel's own page tables and moves onto them.
 pub(super) fn init(info: &BootInfo, map: &'static [MemoryRegion]) -> Result<(), MemoryError> {
@@ -81,6 +81,11 @@ fn build(info: &BootInfo, map: &'static [MemoryRegion]) -> Result<PageTable<Host
         table.unmap(&mut Tables, guard.raw(), PAGE_SIZE)?.free(&mut Tables);
     }
     Ok(table)
+}
+
+/// Bytes of the kernel's image in memory.
+pub(crate) fn image_bytes() -> u64 {
+    &raw const __data_end as u64 - KERNEL_BASE
 }
 
 /// What is RAM. Runtime services are never called, so their memory is left alone.
@@ -143,6 +148,25 @@ pub(crate) fn map_read_only(hpa: Hpa, bytes: u64) -> Option<&'static [u8]> {
     // SAFETY: mapped just now for reading, and never unmapped; it is not in the pool, as `Space::map` has looked, so
     // nothing writes to it. An address that is no memory reads all-ones.
     Some(unsafe { core::slice::from_raw_parts(at.raw() as *const u8, bytes as usize) })
+}
+
+/// Has the calling CPU, which has just started on the tables of [`super::StartPages`], use these and `registers`.
+///
+/// # Errors
+/// There is no address space yet.
+pub(crate) fn join(registers: &control::Registers) -> Option<()> {
+    let root = SPACE.lock().as_ref()?.table.root();
+    // SAFETY: the upper half of the starting tables is a copy of these tables' own, so all that is used stays mapped.
+    unsafe { control::join(root, registers) };
+    Some(())
+}
+
+/// A stack of at least `bytes`, for good: the address past its last byte. The pages around it are never mapped. `None`
+/// where memory is short.
+pub(crate) fn stack(bytes: u64) -> Option<Hva> {
+    let bytes = bytes.next_multiple_of(PAGE_SIZE);
+    let at = reserve(bytes)?;
+    (populate(at, bytes) == bytes).then(|| at.wrapping_add(bytes))
 }
 
 /// Reserves `bytes` of addresses in the window, with nothing mapped.

@@ -3,13 +3,16 @@
 //!
 //! Neighbours: [`crate::irq`] handles the vectors from 32 up, [`crate::mem`] leaves the guard pages named here unmapped.
 
+mod bring_up;
 mod entry;
 mod exception;
 mod gdt;
 mod idt;
 mod percpu;
 mod stack;
+mod trampoline;
 
+pub(crate) use bring_up::{bring_up, cpus};
 pub(crate) use exception::{break_lock, nmi_count};
-pub(crate) use percpu::current;
+pub(crate) use percpu::{PerCpu, current};
 pub(crate) use stack::boot_guards;

@@ -6,10 +6,13 @@ use core::mem::offset_of;
 use core::ptr;
 use core::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use spin::Once;
 use x86_spec::msr;
+use x86_spec::topology::Topology;
 
 use super::gdt::{self, Gdt, Tss};
 use super::{idt, stack};
+use crate::platform::CpuId;
 
 /// One CPU's own data. `GS:0` points at it; an exit from a guest restores the GS base with the rest of the host state.
 #[derive(Debug)]
@@ -22,6 +25,12 @@ pub(crate) struct PerCpu {
     apic_id: AtomicU32,
     /// The local timer's interrupt came.
     timer: AtomicBool,
+    /// It runs Kerf.
+    up: AtomicBool,
+    /// Where it sits, once that is known.
+    topology: Once<Topology>,
+    /// How many times another CPU kicked it.
+    kicks: AtomicU32,
     /// How many NMIs came.
     pub(super) nmis: AtomicU32,
     gdt: Gdt,
@@ -30,13 +39,19 @@ pub(crate) struct PerCpu {
 
 const _: () = assert!(offset_of!(PerCpu, myself) == 0);
 
+// SAFETY: all that changes once the CPU runs is atomic or behind `Once`; the rest is read by the CPU alone.
+unsafe impl Sync for PerCpu {}
+
 impl PerCpu {
-    const fn new(number: u32) -> Self {
+    pub(super) const fn new(number: u32) -> Self {
         Self {
             myself: ptr::null(),
             number,
             apic_id: AtomicU32::new(u32::MAX),
             timer: AtomicBool::new(false),
+            up: AtomicBool::new(false),
+            topology: Once::new(),
+            kicks: AtomicU32::new(0),
             nmis: AtomicU32::new(0),
             gdt: Gdt::new(),
             tss: Tss::new(),
@@ -51,6 +66,41 @@ impl PerCpu {
     /// The local APIC's ID.
     pub(crate) fn apic_id(&self) -> u32 {
         self.apic_id.load(Ordering::Relaxed)
+    }
+
+    /// Finds out where the calling CPU sits, which this is.
+    pub(super) fn set_topology(&self) {
+        self.topology.call_once(|| Topology::of(&CpuId, self.apic_id()));
+    }
+
+    /// Where it sits.
+    pub(crate) fn topology(&self) -> Topology {
+        self.topology.get().copied().unwrap_or_default()
+    }
+
+    /// Says that it runs.
+    pub(super) fn set_up(&self) {
+        self.up.store(true, Ordering::Release);
+    }
+
+    /// Whether it runs.
+    pub(super) fn is_up(&self) -> bool {
+        self.up.load(Ordering::Acquire)
+    }
+
+    /// Notes that another CPU kicked it.
+    pub(crate) fn note_kick(&self) {
+        self.kicks.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many kicks came.
+    pub(crate) fn kicks(&self) -> u32 {
+        self.kicks.load(Ordering::Relaxed)
+    }
+
+    /// How many NMIs came.
+    pub(crate) fn nmis(&self) -> u32 {
+        self.nmis.load(Ordering::Relaxed)
     }
 
     /// Notes that the local timer's interrupt came. Handlers run on the CPU they concern, so relaxed order will do.
@@ -71,7 +121,7 @@ impl PerCpu {
 /// The boot CPU's, in the image: it is needed before there is a heap.
 struct BootCpu(UnsafeCell<PerCpu>);
 
-// SAFETY: written by `install` once, before anything reads it; shared and atomic from then on.
+// SAFETY: written by `install_boot` once, before anything reads it; shared and atomic from then on.
 unsafe impl Sync for BootCpu {}
 
 static BOOT: BootCpu = BootCpu(UnsafeCell::new(PerCpu::new(0)));
@@ -83,15 +133,16 @@ pub(super) fn install_boot() {
     // data and stacks, which are static, are used by no one yet.
     unsafe {
         idt::fill();
-        install(BOOT.0.get(), [df.top(), nmi.top(), mc.top()]);
+        prepare(BOOT.0.get(), [df.top(), nmi.top(), mc.top()]);
+        load(BOOT.0.get());
     }
 }
 
-/// Makes the calling CPU use `cpu` and these exception stacks.
+/// Makes `cpu` name itself and these exception stacks.
 ///
 /// # Safety
-/// `cpu` and the stacks live forever and belong to the calling CPU alone; nothing else uses them yet.
-unsafe fn install(cpu: *mut PerCpu, exception_stacks: [u64; 3]) {
+/// `cpu` and the stacks live forever and are one CPU's alone; nothing else uses them yet.
+pub(super) unsafe fn prepare(cpu: *mut PerCpu, exception_stacks: [u64; 3]) {
     // SAFETY: `cpu` is the caller's to write, and lives on.
     unsafe {
         (*cpu).myself = cpu;
@@ -99,8 +150,16 @@ unsafe fn install(cpu: *mut PerCpu, exception_stacks: [u64; 3]) {
         (*cpu).tss.ist = [df, nmi, mc, 0, 0, 0, 0];
         let tss = &raw const (*cpu).tss;
         (*cpu).gdt.set_task(tss);
-        gdt::load(&raw const (*cpu).gdt);
     }
+}
+
+/// Makes the calling CPU use `cpu`.
+///
+/// # Safety
+/// It was [`prepare`]d for the calling CPU alone.
+pub(super) unsafe fn load(cpu: *const PerCpu) {
+    // SAFETY: the table, its TSS and its stacks are the CPU's for good.
+    unsafe { gdt::load(&raw const (*cpu).gdt) };
     idt::load();
     let base = cpu as u64;
     // SAFETY: IA32_GS_BASE exists in every 64-bit CPU and takes any canonical address. Loading the
@@ -119,7 +178,7 @@ unsafe fn install(cpu: *mut PerCpu, exception_stacks: [u64; 3]) {
 /// The calling CPU's data.
 pub(crate) fn current() -> &'static PerCpu {
     let cpu: *const PerCpu;
-    // SAFETY: every CPU runs `install` before anything that could get here, and its data lives forever.
+    // SAFETY: every CPU runs `load` before anything that could get here, and its data lives forever.
     unsafe {
         asm!("mov {}, gs:[0]", out(reg) cpu, options(nostack, preserves_flags, readonly));
         &*cpu

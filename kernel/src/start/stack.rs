@@ -6,6 +6,8 @@ use core::mem::offset_of;
 
 use hw::{Hva, PAGE_SIZE};
 
+use crate::mem;
+
 /// A stack of `N` bytes above its guard page.
 #[repr(C, align(4096))]
 pub(super) struct Guarded<const N: usize> {
@@ -35,6 +37,15 @@ impl<const N: usize> Guarded<N> {
 const BOOT_BYTES: usize = if cfg!(debug_assertions) { 256 << 10 } else { 64 << 10 };
 /// Bytes of a stack for one kind of exception: enough to print a report on.
 const EXCEPTION_BYTES: usize = if cfg!(debug_assertions) { 32 << 10 } else { 16 << 10 };
+
+/// Bytes of another CPU's stack.
+pub(super) const CPU_BYTES: u64 = BOOT_BYTES as u64;
+
+/// Stacks of another CPU for exceptions, in the order of their IST numbers; `None` where memory is short.
+pub(super) fn exceptions() -> Option<[u64; 3]> {
+    let one = || mem::stack(EXCEPTION_BYTES as u64).map(Hva::raw);
+    Some([one()?, one()?, one()?])
+}
 
 /// Offset of the boot stack's top within [`BOOT`].
 pub(super) const BOOT_TOP: usize = offset_of!(Guarded<BOOT_BYTES>, stack) + BOOT_BYTES;

@@ -12,4 +12,5 @@ pub mod cpuid;
 pub mod msr;
 pub mod segment;
 pub mod svm;
+pub mod topology;
 pub mod vmx;
