@@ -250,11 +250,13 @@ impl<B: Backend> Guest<B> {
                 platform::wait_for_interrupt();
                 continue;
             }
-            let exit = self.vcpu.run();
+            let (vm, memory) = (&self.vm, &self.memory);
+            let Some(exit) = self.core.run(vm, &mut self.vcpu, memory, &mut self.host) else {
+                continue;
+            };
             if exit == Exit::ExternalInterrupt {
                 platform::interrupts_on_briefly();
             }
-            let (vm, memory) = (&self.vm, &self.memory);
             let outcome = self.core.handle(exit, vm, &mut self.vcpu, memory, &mut self.host);
             match outcome {
                 Outcome::Resume | Outcome::Wait => {}

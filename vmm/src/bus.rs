@@ -141,6 +141,12 @@ impl Core {
         unknown(vm.spec.unknown.mmio, Crash::UnknownMemory(gpa))
     }
 
+    /// Whether a device has the page of `gpa`.
+    #[inline]
+    pub(crate) fn has_device(&self, gpa: Gpa) -> bool {
+        self.page(gpa).is_some()
+    }
+
     /// The device that has the page of `gpa`.
     fn page(&self, gpa: Gpa) -> Option<Page> {
         let page = gpa.align_down(PAGE_SIZE);

@@ -95,8 +95,9 @@ pub struct Counters {
 }
 
 impl Counters {
-    pub(crate) fn note(&mut self, exit: &Exit) {
-        if let Some(count) = self.exits.get_mut(ExitKind::of(exit) as usize) {
+    #[inline(always)]
+    pub(crate) fn note(&mut self, kind: ExitKind) {
+        if let Some(count) = self.exits.get_mut(kind as usize) {
             *count += 1;
         }
     }

@@ -7,7 +7,7 @@ use x86_spec::cpu::{Rflags, vector};
 use crate::cpu::{Activity, Core};
 use crate::crash::{Crash, InstructionBytes};
 use crate::insn::exiting::{self, Plain};
-use crate::insn::{DecodeError, MAX_BYTES, Mode};
+use crate::insn::{DecodeError, MAX_BYTES, Mode, quick};
 use crate::platform::cpuid::CpuidState;
 use crate::ring::ExitRecord;
 use crate::vm::{CARETAKER, Vm};
@@ -45,6 +45,11 @@ pub(crate) struct Retries {
 impl Retries {
     /// Code that another CPU is changing settles in fewer; code that still does not decode then is the guest's own.
     const LIMIT: u8 = 8;
+
+    /// An instruction was carried out.
+    pub(crate) const fn clear(&mut self) {
+        self.count = 0;
+    }
 }
 
 /// Bytes of the instruction at RIP.
@@ -101,8 +106,9 @@ impl Core {
         memory: &M,
         host: &mut H,
     ) -> Outcome {
-        self.counters.note(&exit);
-        self.ring.note(ExitRecord::of(&exit, vcpu));
+        let record = ExitRecord::of(&exit, vcpu);
+        self.counters.note(record.kind);
+        self.ring.note(record);
         self.take_over_task_priority(vcpu);
         let mut outside = Outside { vm, memory, host };
         let outside = &mut outside;
@@ -139,7 +145,7 @@ impl Core {
     }
 
     /// CR8 as the guest left it, where the CPU let it change that without an exit.
-    fn take_over_task_priority<V: Vcpu>(&mut self, vcpu: &V) {
+    pub(crate) fn take_over_task_priority<V: Vcpu>(&mut self, vcpu: &V) {
         if let Some(class) = vcpu.task_priority()
             && class != self.lapic.task_priority_class()
         {
@@ -275,7 +281,8 @@ impl Core {
         memory: &M,
         expected: Plain,
     ) -> Option<u8> {
-        vcpu.instruction_len().or_else(|| {
+        let quickly = || quick::length(walk::code_word(&vcpu.code64()?, memory)?, expected);
+        vcpu.instruction_len().or_else(quickly).or_else(|| {
             let context = vcpu.context();
             let fetched = instruction(vcpu, &context, memory);
             exiting::length(fetched.bytes(), Mode::of(&context), expected).ok()

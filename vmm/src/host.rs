@@ -10,6 +10,14 @@ pub trait GuestMemory {
     /// # Errors
     /// [`NoMemory`] where any byte of the range is not RAM.
     fn read(&self, gpa: Gpa, into: &mut [u8]) -> Result<(), NoMemory>;
+    /// Eight bytes, as one load where they are aligned; `None` where any of them is not RAM, or where that is not found
+    /// out at once: [`GuestMemory::read`] has the last word.
+    #[inline]
+    fn read_u64(&self, gpa: Gpa) -> Option<u64> {
+        let mut bytes = [0; 8];
+        self.read(gpa, &mut bytes).ok()?;
+        Some(u64::from_le_bytes(bytes))
+    }
     /// Copies into guest memory.
     ///
     /// # Errors

@@ -21,6 +21,7 @@ mod cpu;
 mod crash;
 mod exit;
 mod host;
+mod hot;
 pub mod hypercall;
 pub mod insn;
 pub mod loader;

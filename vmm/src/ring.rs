@@ -35,33 +35,42 @@ impl ExitRecord {
 /// How many exits are kept; a power of two.
 const KEPT: usize = 64;
 
-/// The last exits.
+/// The last exits; by parts, which makes noting one cheap.
 #[derive(Clone, Debug)]
 pub(crate) struct Ring {
-    records: [ExitRecord; KEPT],
+    kinds: [ExitKind; KEPT],
+    rips: [u64; KEPT],
+    details: [u64; KEPT],
     /// How many were ever noted.
     count: usize,
 }
 
 impl Default for Ring {
     fn default() -> Self {
-        let nothing = ExitRecord { kind: ExitKind::Handled, rip: 0, detail: 0 };
-        Self { records: [nothing; KEPT], count: 0 }
+        let (kinds, rips, details) = ([ExitKind::Handled; KEPT], [0; KEPT], [0; KEPT]);
+        Self { kinds, rips, details, count: 0 }
     }
 }
 
 impl Ring {
-    #[inline]
-    pub(crate) fn note(&mut self, record: ExitRecord) {
-        if let Some(slot) = self.records.get_mut(self.count & (KEPT - 1)) {
-            *slot = record;
-        }
+    #[inline(always)]
+    pub(crate) fn note(&mut self, ExitRecord { kind, rip, detail }: ExitRecord) {
+        let at = self.count & (KEPT - 1);
         self.count = self.count.wrapping_add(1);
+        if let (Some(a), Some(b), Some(c)) =
+            (self.kinds.get_mut(at), self.rips.get_mut(at), self.details.get_mut(at))
+        {
+            (*a, *b, *c) = (kind, rip, detail);
+        }
     }
 
     /// Newest last.
     pub(crate) fn records(&self) -> impl Iterator<Item = ExitRecord> {
         let first = self.count.saturating_sub(KEPT);
-        (first..self.count).filter_map(|at| self.records.get(at & (KEPT - 1)).copied())
+        (first..self.count).filter_map(|count| {
+            let at = count & (KEPT - 1);
+            let (&kind, &rip) = (self.kinds.get(at)?, self.rips.get(at)?);
+            Some(ExitRecord { kind, rip, detail: *self.details.get(at)? })
+        })
     }
 }

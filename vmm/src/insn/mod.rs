@@ -12,6 +12,7 @@ pub mod exiting;
 pub mod mmio;
 mod operand;
 mod prefix;
+pub(crate) mod quick;
 #[cfg(test)]
 mod tests;
 

@@ -39,6 +39,16 @@ impl HostBridge {
         Self { address: 0 }
     }
 
+    /// CONFIG_ADDRESS.
+    pub(crate) const fn address(&self) -> u32 {
+        self.address
+    }
+
+    /// Writes CONFIG_ADDRESS.
+    pub(crate) const fn set_address(&mut self, value: u32) {
+        self.address = value & 0x80ff_fffc;
+    }
+
     /// The register that CONFIG_ADDRESS selects.
     fn selected(&self) -> u32 {
         if self.address & ENABLE == 0 {
@@ -72,7 +82,7 @@ impl HostBridge {
     /// Writes a port. The host bridge has no register that can be written.
     pub fn write(&mut self, offset: u64, width: Width, value: u64, _now: u64) {
         if offset == ADDRESS && width == Width::W4 {
-            self.address = value as u32 & 0x80ff_fffc;
+            self.set_address(value as u32);
         }
     }
 }

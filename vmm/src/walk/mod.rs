@@ -6,7 +6,7 @@
 //! against is not among [`CpuContext`].
 
 use hw::{Gpa, PAGE_SIZE};
-use vcpu::{Access, CpuContext};
+use vcpu::{Access, Code64, CpuContext};
 use x86_spec::cpu::{Cr0, Cr4, Efer, Rflags};
 
 use crate::insn::{MAX_BYTES, Mode};
@@ -147,6 +147,32 @@ pub fn fetch<M: GuestMemory>(
         }
     }
     Ok(fetched)
+}
+
+/// Eight bytes of 64-bit code at RIP, by the shortest way. The CPU itself has just fetched them: rights are not looked at
+/// again, and accessed flags are set. `None` where another page begins among them, or for whatever else [`fetch`] knows of.
+#[inline(always)]
+pub(crate) fn code_word<M: GuestMemory>(code: &Code64, memory: &M) -> Option<u64> {
+    let Code64 { rip, cr3 } = *code;
+    if rip % PAGE_SIZE > PAGE_SIZE - 8 {
+        return None;
+    }
+    let mut entry = cr3;
+    let mut shift = 39;
+    loop {
+        let table = entry & bit::ADDRESS;
+        entry = memory.read_u64(Gpa::new(table | (rip >> shift & 0x1ff) << 3))?;
+        if entry & bit::PRESENT == 0 {
+            return None;
+        }
+        if shift == 12 || entry & bit::LARGE != 0 {
+            break;
+        }
+        shift -= 9;
+    }
+    let offset_bits = (1 << shift) - 1;
+    // A large page at the top level does not exist; its entry then names memory that is the guest's own as well.
+    memory.read_u64(Gpa::new(entry & bit::ADDRESS & !offset_bits | rip & offset_bits))
 }
 
 /// Reads `into.len()` bytes, at most a page, from linear memory.

@@ -7,7 +7,7 @@
 
 use hw::Msr;
 
-use crate::{CpuContext, Gpr, PortIo, Vcpu};
+use crate::{Code64, Gpr, PortIo, Vcpu};
 
 /// Who answers frequent exits. Each method is to change nothing where it answers [`Answer::Pass`].
 pub trait HotExits {
@@ -52,8 +52,10 @@ pub trait Partial {
     fn rip(&self) -> u64;
     /// See [`Vcpu::instruction_len`](crate::Vcpu::instruction_len).
     fn instruction_len(&self) -> Option<u8>;
-    /// See [`Vcpu::context`](crate::Vcpu::context).
-    fn context(&self) -> CpuContext;
+    /// See [`Vcpu::code64`](crate::Vcpu::code64).
+    fn code64(&self) -> Option<Code64>;
+    /// See [`Vcpu::task_priority`](crate::Vcpu::task_priority).
+    fn task_priority(&self) -> Option<u8>;
     /// See [`Vcpu::cpl`](crate::Vcpu::cpl).
     fn cpl(&self) -> u8;
     /// See [`Vcpu::advance`](crate::Vcpu::advance); `rip` is where the instruction is.
@@ -107,8 +109,13 @@ impl<V: Vcpu> Partial for V {
     }
 
     #[inline]
-    fn context(&self) -> CpuContext {
-        Vcpu::context(self)
+    fn code64(&self) -> Option<Code64> {
+        Vcpu::code64(self)
+    }
+
+    #[inline]
+    fn task_priority(&self) -> Option<u8> {
+        Vcpu::task_priority(self)
     }
 
     #[inline]

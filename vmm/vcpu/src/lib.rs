@@ -24,11 +24,12 @@ pub mod vmx;
 
 pub use exit::{Access, EntryFailure, Event, Exit, PortIo, SecondStageFault};
 pub use hot::{Answer, HotExits, Partial};
-pub use registers::{CpuContext, Gpr, Registers};
+pub use registers::{Code64, CpuContext, Gpr, Registers};
 pub use state::{Events, STATE_MSRS, StateError, VcpuState};
 
 use hw::{CpuidBus, Hpa, Hva, Msr, MsrBus, MsrFault, OutOfFrames};
 use paging::EntryFormat;
+use x86_spec::cpu::{Cr4, Efer};
 
 /// A CPU backend: VT-x, SVM, or a script.
 pub trait Backend: Sized {
@@ -116,6 +117,14 @@ pub trait Vcpu {
     fn advance(&mut self, len: u8);
     /// What decoding an instruction and walking the guest's page tables need to know.
     fn context(&self) -> CpuContext;
+    /// Where the guest executes 64-bit code with four-level paging: as much of [`Vcpu::context`] as fetching it takes.
+    #[inline]
+    fn code64(&self) -> Option<Code64> {
+        const LONG: u32 = 1 << 13;
+        let CpuContext { rip, cr3, cr4, efer, cs, .. } = self.context();
+        let long = efer & Efer::LMA.bits() != 0 && cs.access & LONG != 0;
+        (long && cr4 & Cr4::LA57.bits() == 0).then_some(Code64 { rip, cr3 })
+    }
     /// The current privilege level alone.
     fn cpl(&self) -> u8 {
         self.context().cpl

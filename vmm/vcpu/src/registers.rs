@@ -99,3 +99,11 @@ pub struct CpuContext {
     /// Current privilege level.
     pub cpl: u8,
 }
+
+/// What fetching 64-bit code needs, where four-level paging translates it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub struct Code64 {
+    pub rip: u64,
+    pub cr3: u64,
+}

@@ -183,6 +183,14 @@ impl CpuidTable {
         }
     }
 
+    /// The answer of a leaf that depends on nothing else; `None` for others, and where the table does not have it.
+    #[inline(always)]
+    pub(crate) fn plain(&self, leaf: u32) -> Option<&CpuidResult> {
+        /// Leaves 1, 4, 7, 0xb, 0xd and 0x1f.
+        const OTHERS: u32 = 1 << 1 | 1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd | 1 << 0x1f;
+        if leaf > 0x1f || OTHERS >> leaf & 1 != 0 { None } else { self.basic.get(leaf as usize) }
+    }
+
     fn has(&self, leaf: u32) -> bool {
         (leaf as usize) < self.basic.len()
     }

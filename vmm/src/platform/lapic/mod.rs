@@ -13,6 +13,7 @@ mod vectors;
 mod tests;
 
 use hw::{Gpa, Msr};
+use vcpu::Answer;
 use x86_spec::{
     apic::{
         APIC_BASE_ADDRESS, ApicBase, DEFAULT_LAPIC_BASE, DeliveryMode, Esr, Icr, Lvt, Shorthand,
@@ -419,6 +420,56 @@ impl LocalApic {
         if self.irr.remove(vector) {
             self.isr.insert(vector);
         }
+    }
+
+    /// A write of 0 to IA32_TSC_DEADLINE.
+    #[inline(always)]
+    pub(crate) fn stop_deadline(&mut self) {
+        if self.lvt.timer.timer_mode() == TimerMode::TscDeadline {
+            self.timer.set_deadline(0);
+        }
+    }
+
+    /// A write to x2APIC's end-of-interrupt register, where no one else is to hear of it; says whether something is left
+    /// to deliver.
+    #[inline(always)]
+    pub(crate) fn end_edge(&mut self) -> Answer {
+        if self.mode() != Mode::X2apic {
+            return Answer::Pass;
+        }
+        if let Some(vector) = self.isr.highest() {
+            if self.tmr.contains(vector) {
+                return Answer::Pass;
+            }
+            self.isr.remove(vector);
+        }
+        if self.irr.is_empty() { Answer::Again } else { Answer::Leave }
+    }
+
+    /// Whether a write to x2APIC's self-IPI register is taken.
+    #[inline(always)]
+    pub(crate) fn takes_self_ipi(&self) -> bool {
+        self.mode() == Mode::X2apic && self.svr.contains(Svr::APIC_ENABLED)
+    }
+
+    /// Whether an interrupt of this vector would be delivered before any other event of this APIC.
+    #[inline(always)]
+    pub(crate) fn goes_first(&self, vector: u8, task_priority: u8) -> bool {
+        let in_service = self.isr.highest().unwrap_or(0) >> 4;
+        self.irr.is_empty() && !self.nmi && vector >> 4 > in_service.max(task_priority)
+    }
+
+    /// An edge-triggered interrupt is requested.
+    pub(crate) fn request_edge(&mut self, vector: u8) {
+        self.irr.insert(vector);
+        self.tmr.remove(vector);
+    }
+
+    /// An edge-triggered interrupt is requested and delivered.
+    #[inline(always)]
+    pub(crate) fn deliver_edge(&mut self, vector: u8) {
+        self.isr.insert(vector);
+        self.tmr.remove(vector);
     }
 
     fn end_of_interrupt(&mut self) -> Effect {

@@ -6,7 +6,7 @@ use x86_spec::msr;
 use x86_spec::segment::{DescriptorTable, Segment};
 use x86_spec::svm::{StateSaveArea, VmcbSegment};
 
-use crate::{CpuContext, Gpr, Registers};
+use crate::{Code64, CpuContext, Gpr, Registers};
 
 /// DR6 after reset.
 const DR6_RESET: u64 = 0xffff_0ff0;
@@ -120,6 +120,20 @@ pub(super) fn context(save: &StateSaveArea) -> CpuContext {
     }
 }
 
+/// What fetching 64-bit code needs.
+#[inline]
+pub(super) fn code64(save: &StateSaveArea) -> Option<Code64> {
+    let four_levels = save.cr4 & Cr4::LA57.bits() == 0;
+    (is_long_code(save) && four_levels).then_some(Code64 { rip: save.rip, cr3: save.cr3 })
+}
+
+/// Whether the guest runs 64-bit code.
+#[inline]
+fn is_long_code(save: &StateSaveArea) -> bool {
+    const LONG: u16 = 1 << 9;
+    save.efer & Efer::LMA.bits() != 0 && save.cs.attributes & LONG != 0
+}
+
 /// The VMCB has the privilege level apart from the segments (APM vol. 2, 15.5.1): 0 in real mode, 3 in virtual-8086
 /// mode, else the stack segment's.
 fn privilege(registers: &Registers) -> u8 {
@@ -133,10 +147,10 @@ fn privilege(registers: &Registers) -> u8 {
 }
 
 /// Moves RIP on by `len`. Outside 64-bit code EIP wraps at 32 bits.
+#[inline]
 pub(super) fn advance(save: &mut StateSaveArea, len: u8) {
     let next = save.rip.wrapping_add(u64::from(len));
-    let long = save.efer & Efer::LMA.bits() != 0 && save.cs.attributes & (1 << 9) != 0;
-    save.rip = if long { next } else { next & 0xffff_ffff };
+    save.rip = if is_long_code(save) { next } else { next & 0xffff_ffff };
     save.rflags &= !Rflags::RF.bits();
 }
 

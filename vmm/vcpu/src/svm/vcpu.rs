@@ -16,7 +16,7 @@ use super::insn::{self, Owned};
 use super::{Svm, checks, state};
 use crate::fpu::Fpu;
 use crate::{
-    CpuContext, EntryFailure, Event, Exit, Gpr, HostPages, IdlePolicy, Registers, STATE_MSRS,
+    Code64, CpuContext, EntryFailure, Event, Exit, Gpr, HostPages, IdlePolicy, Registers, STATE_MSRS,
     StateError, Vcpu, VcpuInit, VcpuState,
 };
 
@@ -254,6 +254,11 @@ impl Vcpu for SvmVcpu {
 
     fn context(&self) -> CpuContext {
         state::context(&self.vmcb.save)
+    }
+
+    #[inline]
+    fn code64(&self) -> Option<Code64> {
+        state::code64(&self.vmcb.save)
     }
 
     fn rflags(&self) -> u64 {

@@ -7,7 +7,7 @@ mod hot;
 use alloc::boxed::Box;
 
 use hw::{Hpa, Msr, MsrFault};
-use x86_spec::cpu::{Cr0, Rflags, vector};
+use x86_spec::cpu::{Cr0, Cr4, Rflags, vector};
 use x86_spec::msr;
 use x86_spec::vmx::control::{self as bits, Interruptibility, Primary, Secondary};
 use x86_spec::vmx::exit::{InterruptionType, instruction_error};
@@ -27,7 +27,7 @@ use super::setup::{self, Environment};
 use super::{Vmx, checks, msr_bitmap};
 use crate::fpu::Fpu;
 use crate::{
-    CpuContext, EnableError, EntryFailure, Event, Exit, Gpr, HostPages, HotExits, IdlePolicy,
+    Code64, CpuContext, EnableError, EntryFailure, Event, Exit, Gpr, HostPages, HotExits, IdlePolicy,
     Registers, STATE_MSRS, StateError, Vcpu, VcpuInit, VcpuState,
 };
 
@@ -388,6 +388,14 @@ impl Vcpu for VmxVcpu {
 
     fn context(&self) -> CpuContext {
         setup::read_context(&self.vmcs())
+    }
+
+    #[inline]
+    fn code64(&self) -> Option<Code64> {
+        let vmcs = self.vmcs();
+        let (cr3, cr4) = (vmcs.read(guest::CR3), vmcs.read(guest::CR4));
+        let four_levels = cr4 & Cr4::LA57.bits() == 0;
+        (four_levels && self.is_long_code()).then(|| Code64 { rip: self.rip(), cr3 })
     }
 
     #[inline]

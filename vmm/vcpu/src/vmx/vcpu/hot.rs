@@ -13,7 +13,7 @@ use crate::vmx::exit::{self, Decoded};
 use crate::vmx::fields::{Fields, FieldsMut};
 use crate::vmx::insn::Current;
 use crate::vmx::setup;
-use crate::{Answer, CpuContext, Exit, Gpr, HotExits, Partial};
+use crate::{Answer, Code64, Exit, Gpr, HotExits, Partial};
 
 /// Enters the guest and comes back with the next exit.
 pub(super) fn run(vcpu: &mut VmxVcpu) -> Exit {
@@ -146,8 +146,14 @@ impl Partial for Held<'_> {
         Some(Current.read(info::EXIT_INSTRUCTION_LENGTH) as u8)
     }
 
-    fn context(&self) -> CpuContext {
-        setup::read_context(&Current)
+    fn code64(&self) -> Option<Code64> {
+        // No one fetches what has a length.
+        None
+    }
+
+    #[inline(always)]
+    fn task_priority(&self) -> Option<u8> {
+        None
     }
 
     #[inline(always)]
