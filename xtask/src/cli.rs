@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 
 use crate::bed::BedKind;
+use crate::bench::Bench;
 use crate::meaning::Bounds;
 
 /// Builds, runs and tests Kerf.
@@ -26,6 +27,9 @@ pub(crate) enum Command {
     Image(Image),
     /// Checks a configuration and the files it names, and prints what they will mean.
     Config(Config),
+    /// Measures what Kerf costs, in instructions.
+    #[command(subcommand)]
+    Bench(Bench),
     /// Checks the sources against the rules of the house.
     Tidy,
     /// Makes the bare-metal targets usable, so that plain cargo commands build Kerf.

@@ -36,11 +36,12 @@ const APPLETS: [&str; 20] = [
     "wc",
 ];
 
-const FOLDER: u32 = 0o040_755;
-const PROGRAM: u32 = 0o100_755;
-const PLAIN: u32 = 0o100_644;
+/// Modes of a folder, a program, a plain file, a device node.
+pub(crate) const FOLDER: u32 = 0o040_755;
+pub(crate) const PROGRAM: u32 = 0o100_755;
+pub(crate) const PLAIN: u32 = 0o100_644;
 const LINK: u32 = 0o120_777;
-const CHARACTER_DEVICE: u32 = 0o020_600;
+pub(crate) const CHARACTER_DEVICE: u32 = 0o020_600;
 
 /// The archive, uncompressed: unpacking would cost an emulated guest more than reading.
 ///
@@ -92,14 +93,14 @@ fn is_static_x86_64(file: &[u8]) -> bool {
 
 /// A newc archive being written.
 #[derive(Default)]
-struct Archive {
+pub(crate) struct Archive {
     bytes: Vec<u8>,
     inodes: u32,
 }
 
 impl Archive {
     /// Appends an entry. `device` is major and minor number of a device node, `content` a file's bytes or a link's target.
-    fn add(&mut self, name: &str, mode: u32, device: (u32, u32), content: &[u8]) {
+    pub(crate) fn add(&mut self, name: &str, mode: u32, device: (u32, u32), content: &[u8]) {
         self.inodes += 1;
         let links = if mode == FOLDER { 2 } else { 1 };
         self.entry(name, self.inodes, mode, links, device, content);
@@ -133,7 +134,8 @@ impl Archive {
         self.bytes.resize(self.bytes.len().next_multiple_of(to), 0);
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    /// Closes the archive.
+    pub(crate) fn finish(mut self) -> Vec<u8> {
         self.entry("TRAILER!!!", 0, 0, 1, (0, 0), &[]);
         self.pad(512);
         self.bytes

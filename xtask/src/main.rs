@@ -6,6 +6,7 @@
 mod apt;
 mod artefacts;
 mod bed;
+mod bench;
 mod cache;
 mod cli;
 mod context;
@@ -67,6 +68,7 @@ fn carry_out(cli: &Cli) -> Result<(), String> {
             let steps = suite::steps();
             test::run(context, options, steps)
         }
+        Command::Bench(what) => bench::run(&context, what),
         Command::Tidy => context.sysroot().and_then(|()| tidy::run(&context.root)),
         Command::Sysroot => context.sysroot(),
     }

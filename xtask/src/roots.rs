@@ -74,6 +74,40 @@ const LINUX: Root = Root {
     },
 };
 
+/// The same Linux with its KVM: another root, because modules load only into the kernel that they were built with.
+const LINUX_KVM: Root = Root {
+    name: "linux-kvm",
+    what: "Linux 6.12 with KVM",
+    suite: "bookworm-backports",
+    packages: &["linux-image-amd64"],
+    take: Take::Only {
+        names: &["linux-image-6.12"],
+        members: &[
+            "./boot/vmlinuz-*",
+            "./lib/modules/*/arch/x86/kvm/kvm*",
+            "./lib/modules/*/drivers/crypto/ccp/ccp.ko*",
+            "./lib/modules/*/virt/lib/irqbypass*",
+        ],
+    },
+};
+/// KVM's modules in an order in which each finds what it needs.
+const KVM_MODULES: [&str; 5] = [
+    "virt/lib/irqbypass",
+    "arch/x86/kvm/kvm",
+    "drivers/crypto/ccp/ccp",
+    "arch/x86/kvm/kvm-amd",
+    "arch/x86/kvm/kvm-intel",
+];
+
+/// A Linux that can be a hypervisor.
+#[derive(Clone, Debug)]
+pub(crate) struct LinuxKvm {
+    /// Debian's kernel, a bzImage that the firmware can start.
+    pub(crate) kernel: PathBuf,
+    /// KVM's modules, compressed, in the order in which to load them.
+    pub(crate) modules: Vec<PathBuf>,
+}
+
 /// The guest's Linux.
 #[derive(Clone, Debug)]
 pub(crate) struct Linux {
@@ -131,6 +165,20 @@ pub(crate) fn linux(cache: &Cache) -> Result<Linux, String> {
         path.explain(|| format!("no busybox in {}", root.display()))
     })?;
     Ok(Linux { kernel, busybox })
+}
+
+/// Debian's Linux with its KVM.
+pub(crate) fn linux_kvm(cache: &Cache) -> Result<LinuxKvm, String> {
+    let root = LINUX_KVM.fetch(cache)?;
+    let boot = root.join("boot");
+    let kernel = first_with_prefix(&boot, "vmlinuz-6.12")
+        .explain(|| format!("no vmlinuz-6.12 in {}", boot.display()))?;
+    let versions = root.join("lib/modules");
+    let folder = first_with_prefix(&versions, "6.12")
+        .explain(|| format!("no 6.12 in {}", versions.display()))?
+        .join("kernel");
+    let modules = KVM_MODULES.map(|name| folder.join(format!("{name}.ko.xz")));
+    Ok(LinuxKvm { kernel, modules: modules.into() })
 }
 
 /// The file that the variable `name` names, else what `fetch` finds.
@@ -218,9 +266,9 @@ fn extract_present(deb: &Path, dir: &Path, members: &[&str]) -> Result<(), Strin
     let present: Vec<&str> = members
         .iter()
         .filter(|member| {
-            contents
-                .lines()
-                .any(|line| line.contains(&format!(" {}", member.trim_end_matches('*'))))
+            contents.lines().any(|line| {
+                line.contains(&format!(" {}", member.split('*').next().unwrap_or_default()))
+            })
         })
         .copied()
         .collect();

@@ -4,6 +4,7 @@
 //! [`input`] boots what must not start, [`guests`] and [`linux`] run guests, [`disk`] one from a partitioned disk, [`leash`] kills xtask itself.
 
 mod disk;
+mod exits;
 mod guests;
 mod host;
 mod input;
@@ -17,6 +18,7 @@ use crate::step::{Context, Step};
 pub(crate) fn steps() -> Vec<Step> {
     let mut steps = host::steps();
     steps.extend(guests::steps());
+    steps.extend(exits::steps());
     steps.extend(disk::steps());
     steps.extend(linux::steps());
     steps.extend(input::steps());

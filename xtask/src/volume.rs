@@ -34,6 +34,11 @@ impl Volume {
         volume
     }
 
+    /// A volume that has nothing to do with Kerf: files by their paths from its root.
+    pub(crate) fn foreign(files: impl IntoIterator<Item = (String, Vec<u8>)>) -> Self {
+        Self { files: files.into_iter().collect() }
+    }
+
     /// Adds or replaces a file, by its path inside Kerf's own folder.
     pub(crate) fn insert(&mut self, path: &str, bytes: Vec<u8>) {
         self.files.insert(format!("{FOLDER}/{path}"), bytes);

@@ -1,0 +1,60 @@
+//! `cargo xtask bench`: what Kerf costs, counted in instructions on the deterministic beds.
+//!
+//! [`exits`] measures round trips between guest and hypervisor by the guest `cpuid_bench`, [`peer`] lets the same guest
+//! run under Linux's KVM in the same bed, [`baseline`] holds what was recorded, [`rows`] the goals. docs/measuring.md says
+//! what the figures mean.
+
+pub(crate) mod baseline;
+pub(crate) mod exits;
+pub(crate) mod peer;
+mod rows;
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand, ValueEnum};
+
+use crate::bed::BedKind;
+use crate::context::Context;
+
+/// What to measure.
+#[derive(Subcommand)]
+pub(crate) enum Bench {
+    /// Instructions from guest to guest for each kind of exit.
+    Exits(Exits),
+}
+
+/// A hypervisor to compare with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Peer {
+    /// Linux 6.12's, with a minimal program of ours as its user space.
+    Kvm,
+}
+
+#[derive(Args)]
+pub(crate) struct Exits {
+    /// The bed: qemu has SVM and nested paging, bochs has VT-x and EPT.
+    #[arg(long, value_name = "BED", default_value = "qemu")]
+    pub(crate) on: BedKind,
+    /// Also writes the table as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Runs the same guest under this hypervisor, too, and prints the ratio.
+    #[arg(long, value_name = "NAME")]
+    pub(crate) peer: Option<Peer>,
+    /// Fails where a figure is more than 3 % above the recorded one.
+    #[arg(long)]
+    pub(crate) check: bool,
+    /// Records the figures, to be compared with later.
+    #[arg(long, conflicts_with = "check")]
+    pub(crate) record: bool,
+}
+
+/// Measures and prints.
+///
+/// # Errors
+/// Something could not be measured, or `--check` found a regression.
+pub(crate) fn run(context: &Context, what: &Bench) -> Result<(), String> {
+    match what {
+        Bench::Exits(options) => exits::run(context, options),
+    }
+}

@@ -1,0 +1,62 @@
+//! Linux's KVM as a peer: the same guest program, in the same bed, run by `tests/peer` as the only program of Debian's
+//! Linux. The firmware's own shell starts that Linux, by `startup.nsh`: both beds boot a disk.
+
+use std::path::Path;
+use std::time::Duration;
+
+use crate::artefacts;
+use crate::bed::{BedKind, Machine, Verdict};
+use crate::bench::baseline::Figures;
+use crate::bench::exits::{self, GUEST};
+use crate::context::{Context, Trial};
+use crate::explain::Explain as _;
+use crate::initrd::{Archive, CHARACTER_DEVICE, FOLDER, PLAIN, PROGRAM};
+use crate::roots;
+use crate::volume::Volume;
+
+const LIMIT: Duration = Duration::from_secs(600);
+const MEMORY_MIB: u64 = 768;
+/// What the shell starts once it has waited for a key.
+const STARTUP: &str = "@echo -off\r\nfs0:\r\nvmlinuz.efi console=ttyS0 quiet nokaslr norandmaps initrd=\\initrd.img\r\n";
+
+/// What the guest measures under KVM.
+///
+/// # Errors
+/// Something of it cannot be fetched or built, or the guest does not come to its end.
+pub(super) fn measure(context: &Context, bed: BedKind) -> Result<Figures, String> {
+    let volume = volume(context)?;
+    let machine = Machine { memory_mib: MEMORY_MIB, icount: true, ..Machine::default() };
+    let expect =
+        regex::bytes::Regex::new(r"PEER-(DONE \d+|FAILED [^\r]*)\r?\n").explain(|| "a pattern")?;
+    let trial = Trial { volume, machine, expect: Some(expect), typed: Vec::new(), timeout: LIMIT };
+    let outcome = context.trial(bed, trial)?.require(&Verdict::Expected)?;
+    let console = outcome.console_text();
+    if !console.contains("PEER-DONE 0") {
+        return Err(format!("the guest has failed under KVM: {}", outcome.describe()));
+    }
+    exits::figures(&console)
+}
+
+fn volume(context: &Context) -> Result<Volume, String> {
+    let linux = roots::linux_kvm(&context.cache)?;
+    let mut archive = Archive::default();
+    for folder in ["dev", "modules"] {
+        archive.add(folder, FOLDER, (0, 0), &[]);
+    }
+    archive.add("dev/console", CHARACTER_DEVICE, (5, 1), &[]);
+    archive.add("init", PROGRAM, (0, 0), &read(&artefacts::build_peer(&context.root)?)?);
+    archive.add("guest", PLAIN, (0, 0), &read(context.guest(GUEST)?)?);
+    for (number, module) in linux.modules.iter().enumerate() {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        archive.add(&format!("modules/{number}-{name}"), PLAIN, (0, 0), &read(module)?);
+    }
+    Ok(Volume::foreign([
+        ("startup.nsh".to_owned(), STARTUP.into()),
+        ("vmlinuz.efi".to_owned(), read(&linux.kernel)?),
+        ("initrd.img".to_owned(), archive.finish()),
+    ]))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).explain(|| path.display().to_string())
+}
