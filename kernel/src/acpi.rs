@@ -1,16 +1,17 @@
-//! The firmware's ACPI tables on this machine: where they are read, and the one thing done with them, powering off.
+//! The firmware's ACPI tables on this machine: where they are read, and what is done with them: powering off and resetting.
 
 use alloc::vec::Vec;
 
 use boot_info::{BootInfo, FileKind};
 use firmware::{Machine, PhysicalMemory, PowerOff};
-use hw::{Hpa, PortBus, Width};
+use hw::{Hpa, Port, PortBus, Width};
 use spin::Once;
 
 use crate::mem::{self, Handoff};
 use crate::platform::Ports;
 
 static POWER_OFF: Once<PowerOff> = Once::new();
+static RESET: Once<(Port, u8)> = Once::new();
 
 /// Physical memory, mapped where a table is.
 struct Mapped;
@@ -33,7 +34,17 @@ pub(crate) fn read(info: &BootInfo, handoff: &Handoff) -> Machine {
     if let Some(power_off) = machine.power_off {
         POWER_OFF.call_once(|| power_off);
     }
+    if let Some(reset) = machine.reset {
+        RESET.call_once(|| reset);
+    }
     machine
+}
+
+/// Resets the machine, where its tables say how by a port. Comes back where they do not.
+pub(crate) fn reset() {
+    if let Some(&(port, value)) = RESET.get() {
+        Ports.write(port, Width::W1, value.into());
+    }
 }
 
 /// Powers the machine off, where its tables said how. Comes back where they did not, or the machine takes its time.

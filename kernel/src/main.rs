@@ -11,27 +11,35 @@ extern crate alloc;
 mod acpi;
 mod console;
 mod irq;
+mod launch;
 mod mem;
+mod monitor;
 mod panic;
 mod platform;
 mod power;
 mod report;
-mod run;
+mod sched;
 mod start;
+mod terminal;
+mod vm;
 
+use alloc::vec::Vec;
 use core::fmt;
 
 use boot_info::{BootInfo, FileKind};
-use config::{Config, LogLevel};
+use config::{Config, ConfigError, LogLevel};
+use hw::PAGE_SIZE;
 use log::LevelFilter;
 use vcpu::Backend;
 use vcpu::svm::Svm;
 use vcpu::vmx::Vmx;
 
 use crate::irq::Timer;
+use crate::launch::{Life, StartError, Why};
 use crate::mem::Handoff;
 use crate::power::Verdict;
-use crate::run::{Plan, Why};
+use crate::sched::{Desk, World};
+use crate::vm::Vm;
 
 /// Everything, in order. `start` has given this CPU a stack, descriptor tables and exception handlers.
 fn main(info: Option<&BootInfo>, entry_tsc: u64) -> ! {
@@ -51,23 +59,30 @@ fn main(info: Option<&BootInfo>, entry_tsc: u64) -> ! {
     log::info!("{} MiB of memory, {} MiB free", frames.total >> 8, frames.free >> 8);
     let machine = acpi::read(&info, &handoff);
     let timer = irq::init(&machine);
-    let Some(vm) = config.vms.first() else {
-        fail(format_args!("the configuration names no VM"));
-    };
-    let plan = Plan { vm, files: &handoff.files, entry_tsc, unix_time: info.unix_time };
-    let verdict = run_guests(&plan, timer);
+    let plan = Plan { config, handoff, entry_tsc, unix_time: info.unix_time };
+    let verdict = run_guests(plan, timer);
     console::say(format_args!("all guests ended: {verdict}"));
     power::stop(verdict)
 }
 
+/// What guests are made from.
+struct Plan {
+    config: Config,
+    handoff: Handoff,
+    /// The time-stamp counter at the kernel's first instruction.
+    entry_tsc: u64,
+    /// Seconds since 1970 at about that time; 0 where no one knows.
+    unix_time: u64,
+}
+
 /// Chooses the CPU backend, once, and runs the guests on it.
-fn run_guests(plan: &Plan<'_>, timer: Timer) -> Verdict {
-    let result = match (
+fn run_guests(plan: Plan, timer: Timer) -> Verdict {
+    match (
         Vmx::probe(&platform::CpuId, &platform::Msrs),
         Svm::probe(&platform::CpuId, &platform::Msrs),
     ) {
-        (Ok(()), _) => run::run::<Vmx>(plan, timer),
-        (_, Ok(())) => run::run::<Svm>(plan, timer),
+        (Ok(()), _) => run_on::<Vmx>(plan, timer),
+        (_, Ok(())) => run_on::<Svm>(plan, timer),
         (Err(vmx), Err(svm)) => fail(format_args!(
             "no virtualization: {}: {}; {}: {}",
             Vmx::NAME,
@@ -75,10 +90,88 @@ fn run_guests(plan: &Plan<'_>, timer: Timer) -> Verdict {
             Svm::NAME,
             Why(svm)
         )),
+    }
+}
+
+/// Brings all CPUs up, starts the guests that the machine has room for, and runs them to their end.
+fn run_on<B: Backend>(plan: Plan, timer: Timer) -> Verdict
+where
+    B::Stage2: Send + Sync + 'static,
+{
+    start::bring_up(sched::enter::<B>);
+    let backend = match B::enable(&platform::CpuId, &platform::Msrs, &mut mem::Pages) {
+        Ok(backend) => backend,
+        Err(why) => fail(format_args!("{}: {}", B::NAME, StartError::Backend(why))),
     };
-    match result {
-        Ok(verdict) => verdict,
-        Err(why) => fail(format_args!("{} cannot start: {why}", plan.vm.name)),
+    let Plan { config, handoff, entry_tsc, unix_time } = plan;
+    let tsc_hz = timer.rates().tsc_hz;
+    let places = admit(&config);
+    let background = config.hypervisor.background;
+    let slice_us = u128::from(config.hypervisor.slice_us);
+    let cpus = |index: usize| places.get(index).and_then(|cpus| cpus.as_ref().ok());
+    let vms = config.vms.into_iter().enumerate();
+    let vms = vms.map(|(index, vm)| Vm::new(index, vm, cpus(index).cloned().unwrap_or_default()));
+    let world = sched::open(World {
+        vms: vms.collect(),
+        files: handoff.files,
+        tsc_hz,
+        entry_tsc,
+        unix_time,
+        pcid: backend.offers_pcid(),
+        slice: (u128::from(tsc_hz) * slice_us / 1_000_000) as u64,
+        desks: start::cpus().iter().map(|_| Desk::default()).collect(),
+        create: Life::create::<B>,
+    });
+    for (vm, place) in world.vms.iter().zip(places) {
+        match place {
+            Ok(_) => world.begin(vm),
+            Err(why) => vm.begin(Err(StartError::Config(why))),
+        }
+    }
+    let mut started = world.vms.iter().filter(|vm| vm.life().is_some()).peekable();
+    if started.peek().is_none() {
+        fail(format_args!("no guest can be started"));
+    }
+    for vm in started {
+        log::info!("{}: {} MiB on {}", vm.config.name, vm.config.memory_bytes >> 20, B::NAME);
+    }
+    terminal::init(&world.vms, background, tsc_hz);
+    let ticks = platform::rdtsc() - entry_tsc;
+    console::say(format_args!("first guest entry after {ticks} ticks"));
+    sched::run(world, backend, timer)
+}
+
+/// The CPUs of each VM's virtual CPUs, or why it cannot have them beside those before it.
+fn admit(config: &Config) -> Vec<Result<Vec<u32>, ConfigError>> {
+    let topology = |cpu: &&start::PerCpu| cpu.topology();
+    let ids: Vec<_> = start::cpus().iter().map(topology).collect();
+    let core = |own: &x86_spec::topology::Topology| {
+        let alike = ids.iter().position(|id| (id.package, id.core) == (own.package, own.core));
+        alike.unwrap_or_default() as u32
+    };
+    let cores: Vec<u32> = ids.iter().map(core).collect();
+    let machine = config::Machine { cores: &cores, free_bytes: mem::counts().free * PAGE_SIZE };
+    let mut results = Vec::new();
+    let mut admitted = config.clone();
+    admitted.vms.clear();
+    for vm in &config.vms {
+        admitted.vms.push(vm.clone());
+        let result = config::admit(&admitted, &machine);
+        if result.is_err()
+            && let Some(refused) = admitted.vms.last_mut()
+        {
+            // It keeps its number, which messages are made by, and asks for nothing.
+            (refused.vcpus, refused.cpus, refused.memory_bytes) = (0, None, 0);
+        }
+        results.push(result.map(|_| Vec::new()));
+    }
+    // Those that are left are placed together.
+    match config::admit(&admitted, &machine) {
+        Ok(placed) => {
+            let cpus = placed.cpus.into_iter();
+            results.into_iter().zip(cpus).map(|(result, cpus)| result.map(|_| cpus)).collect()
+        }
+        Err(_) => results,
     }
 }
 

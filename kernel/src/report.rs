@@ -1,29 +1,18 @@
-//! What is said of a guest that ended.
+//! What is said of a guest that ended, and of what all guests did when Kerf itself fails.
+
+use alloc::vec::Vec;
 
 use vcpu::{Gpr, Vcpu};
+use vmm::Crash;
 use vmm::counters::{Counters, ExitKind, Unknown};
-use vmm::{Core, Outcome};
 
+use crate::launch::Life;
 use crate::power::Verdict;
-use crate::{irq, start};
+use crate::{console, irq, sched, start};
 
-/// Reports how the guest ended, and what it did until then.
-pub(crate) fn ending(name: &str, outcome: Outcome, vcpu: &impl Vcpu, core: &Core) -> Verdict {
-    if let Outcome::Crashed(crash) = outcome {
-        log::error!("{name} crashed: {crash}");
-        registers(vcpu);
-    }
-    counters(name, core.counters());
-    match outcome {
-        Outcome::PowerOff => Verdict::PowerOff,
-        Outcome::Exit(status) => Verdict::Exit(status),
-        Outcome::Reset => Verdict::Reset,
-        // A guest that is to go on has not ended; nothing says so.
-        Outcome::Crashed(_) | Outcome::Resume | Outcome::Wait | Outcome::SelectView(_) => Verdict::Crashed,
-    }
-}
-
-fn registers(vcpu: &impl Vcpu) {
+/// Tells why a guest cannot go on, and what its virtual CPU held then.
+pub(crate) fn crash(name: &str, index: u32, crash: &Crash, vcpu: &impl Vcpu) {
+    log::error!("{name} crashed: {crash}; virtual CPU {index} holds");
     let state = vcpu.registers();
     for row in Gpr::ALL.chunks_exact(4) {
         if let &[a, b, c, d] = row {
@@ -59,28 +48,88 @@ fn registers(vcpu: &impl Vcpu) {
     }
 }
 
-fn counters(name: &str, counters: &Counters) {
-    log::info!("{name}: {} exits", counters.total());
-    for &kind in ExitKind::ALL {
-        let count = counters.exits(kind);
-        if count != 0 {
-            log::info!("{:>20} {count:>12}", kind.name());
-        }
+/// Reports how a guest ended, and what it did until then. Its virtual CPUs have left.
+pub(crate) fn ending(name: &str, verdict: Verdict, life: &Life) {
+    let cores = life.cores.iter().map(|core| core.lock());
+    let mut sums: Vec<(&'static str, u64)> = Vec::new();
+    let mut exits = 0;
+    for core in cores {
+        exits += core.counters().total();
+        add(&mut sums, &counters(core.counters()));
+        unknown(name, core.counters());
     }
-    log::info!("{:>20} {:>12}", "interrupts given", counters.interrupts);
-    log::info!("{:>20} {:>12}", "faults given", counters.faults);
-    for (what, Unknown { count, last }) in [
-        ("unknown ports", counters.unknown_ports),
-        ("unknown addresses", counters.unknown_mmio),
-        ("unknown MSRs", counters.unknown_msrs),
-        ("unknown hypercalls", counters.unknown_hypercalls),
-    ] {
-        if count != 0 {
-            log::info!("{what:>20} {count:>12}, the last {last:#x}");
-        }
+    log::info!("{name}: {exits} exits");
+    for (what, count) in sums {
+        log::info!("{what:>20} {count:>12}");
     }
     let (nmis, unexpected) = (start::nmi_count(), irq::unexpected_count());
     if u64::from(nmis) + unexpected != 0 {
         log::warn!("{nmis} NMIs and {unexpected} unexpected interrupts reached Kerf");
+    }
+    console::say(format_args!("{name} ended: {verdict}"));
+}
+
+/// Counters by name, those of exits by kind first, without those that are 0.
+pub(crate) fn counters(counters: &Counters) -> Vec<(&'static str, u64)> {
+    let kinds = ExitKind::ALL.iter().map(|&kind| (kind.name(), counters.exits(kind)));
+    let others = [
+        ("interrupts given", counters.interrupts),
+        ("faults given", counters.faults),
+        ("mismatches", counters.mismatches),
+    ];
+    let unknown = unknowns(counters).map(|(what, unknown)| (what, unknown.count));
+    kinds.chain(others).chain(unknown).filter(|&(_, count)| count != 0).collect()
+}
+
+/// Adds counters by name to others.
+pub(crate) fn add(sums: &mut Vec<(&'static str, u64)>, more: &[(&'static str, u64)]) {
+    for &(name, count) in more {
+        match sums.iter_mut().find(|(known, _)| *known == name) {
+            Some((_, sum)) => *sum += count,
+            None => sums.push((name, count)),
+        }
+    }
+}
+
+fn unknowns(counters: &Counters) -> [(&'static str, Unknown); 4] {
+    [
+        ("unknown ports", counters.unknown_ports),
+        ("unknown addresses", counters.unknown_mmio),
+        ("unknown MSRs", counters.unknown_msrs),
+        ("unknown hypercalls", counters.unknown_hypercalls),
+    ]
+}
+
+fn unknown(name: &str, counters: &Counters) {
+    for (what, Unknown { count, last }) in unknowns(counters) {
+        if count != 0 {
+            log::info!("{name}: {count} {what}, the last {last:#x}");
+        }
+    }
+}
+
+/// Exits that a failing Kerf tells of each CPU's virtual CPU.
+const LAST: usize = 8;
+
+/// Tells what the virtual CPU on each CPU did last. For a CPU that stops for good, after it has stopped the others: locks
+/// are broken, not waited for.
+pub(crate) fn last_exits() {
+    let Some(world) = sched::world() else { return };
+    for (cpu, desk) in world.desks.iter().enumerate() {
+        let Some((vm, index)) = desk.current() else { continue };
+        let Some(vm) = world.vms.get(vm) else { continue };
+        vm.break_lock();
+        let Some(life) = vm.life() else { continue };
+        let Some(core) = life.cores.get(index) else { continue };
+        if core.is_locked() {
+            start::break_lock(core);
+        }
+        let core = core.lock();
+        log::error!("last exits of {}/{index} on CPU {cpu}, newest last:", vm.config.name);
+        let older = core.last_exits().count().saturating_sub(LAST);
+        for record in core.last_exits().skip(older) {
+            let name = record.kind.name();
+            log::error!("  {name:<18} rip {:#018x} detail {:#x}", record.rip, record.detail);
+        }
     }
 }

@@ -23,6 +23,8 @@ pub struct Machine {
     pub hpet: Option<Hpa>,
     /// How the machine is powered off.
     pub power_off: Option<PowerOff>,
+    /// What to write where to reset the machine, where that is a port (ACPI 6.5, 4.8.3.6).
+    pub reset: Option<(Port, u8)>,
 }
 
 /// An I/O APIC (ACPI 6.5, 5.2.12.3).
@@ -92,6 +94,7 @@ pub fn read(
     if let Some(fadt) = find(b"FACP") {
         machine.pm_timer = pm_timer(fadt, &mut report);
         machine.power_off = power_off(memory, fadt, &tables, &mut report);
+        machine.reset = reset(fadt);
     }
     if let Some(hpet) = find(b"HPET") {
         // A generic address (ACPI 6.5, 5.2.3.2) at 40; HPET specification 1.0a, 3.2.4.
@@ -179,6 +182,15 @@ fn pm_timer(fadt: &Table, report: &mut impl FnMut(Problem)) -> Option<PmTimer> {
     };
     let port = fadt_port(fadt, 208, PM_TMR_BLK)?;
     Some(PmTimer { port, bits: if flags & TMR_VAL_EXT != 0 { 32 } else { 24 } })
+}
+
+/// How to reset (ACPI 6.5, 5.2.9): RESET_REG_SUP, RESET_REG in I/O space, RESET_VALUE.
+fn reset(fadt: &Table) -> Option<(Port, u8)> {
+    const RESET_REG_SUP: u32 = 1 << 10;
+    let is_supported = u32(fadt.bytes, 112)? & RESET_REG_SUP != 0;
+    let is_port = u8(fadt.bytes, 116) == Some(1);
+    let port = u16::try_from(bytes::u64(fadt.bytes, 120)?).ok().map(Port);
+    port.filter(|_| is_supported && is_port).zip(u8(fadt.bytes, 128))
 }
 
 /// How to power off: `\_S5` of the DSDT says which values.

@@ -4,6 +4,7 @@
 mod ring;
 mod uart;
 
+use alloc::vec::Vec;
 use core::fmt::{self, Write};
 use core::sync::atomic::{AtomicU32, Ordering};
 
@@ -69,6 +70,16 @@ pub(crate) fn say(words: fmt::Arguments<'_>) {
 /// The next byte that was typed.
 pub(crate) fn read() -> Option<u8> {
     TYPED.lock().pop()
+}
+
+/// Whether there is one.
+pub(crate) fn has_typed() -> bool {
+    !TYPED.lock().is_empty()
+}
+
+/// The latest of what was written.
+pub(crate) fn history() -> Vec<u8> {
+    HISTORY.lock().bytes().collect()
 }
 
 /// Lets received bytes raise the UART's interrupt.

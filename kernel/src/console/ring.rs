@@ -33,6 +33,16 @@ impl<const N: usize> Ring<N> {
         room
     }
 
+    /// Whether it holds nothing.
+    pub(super) const fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What it holds, the oldest first.
+    pub(super) fn bytes(&self) -> impl Iterator<Item = u8> {
+        (0..self.len).map(|at| self.bytes[(self.first + at) % N])
+    }
+
     /// Takes the oldest byte.
     pub(super) fn pop(&mut self) -> Option<u8> {
         if self.len == 0 {

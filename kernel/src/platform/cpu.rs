@@ -91,6 +91,34 @@ extern "sysv64" fn wrmsr(msr: u32, value: u64) -> u32 {
     )
 }
 
+/// The word at an address that may not be mapped, or be none.
+pub(crate) fn probe(address: u64) -> Option<u64> {
+    let mut value = 0;
+    // SAFETY: a fault is answered, as for RDMSR. Whatever can be read may be, for it is only shown.
+    (unsafe { probe_word(address, &mut value) } == 0).then_some(value)
+}
+
+/// A load that survives #GP and #PF.
+///
+/// # Safety
+/// The address is that of memory, or of nothing.
+#[unsafe(naked)]
+unsafe extern "sysv64" fn probe_word(address: u64, into: &mut u64) -> u32 {
+    naked_asm!(
+        "2:",
+        "mov rax, [rdi]",
+        "mov [rsi], rax",
+        "xor eax, eax",
+        "ret",
+        "3:",
+        "mov eax, 1",
+        "ret",
+        ".pushsection .ex_table, \"a\"",
+        ".quad 2b, 3b",
+        ".popsection",
+    )
+}
+
 /// Takes the interrupts that are pending, and none that come later.
 pub(crate) fn interrupts_on_briefly() {
     // SAFETY: handlers preserve all registers and touch only what is theirs. The NOP stands because STI holds interrupts
@@ -109,6 +137,14 @@ pub(crate) fn wait_for_interrupt() {
 pub(crate) fn interrupts_off() {
     // SAFETY: holding interrupts back is always allowed.
     unsafe { asm!("cli", options(nomem, nostack)) };
+}
+
+/// Shuts the CPU down, which resets a PC: no exception can be delivered by an empty table (SDM vol. 3, 6.15).
+pub(crate) fn triple_fault() -> ! {
+    let empty = [0u16; 5];
+    // SAFETY: nothing is to run after this; the operand is ten readable bytes.
+    unsafe { asm!("lidt [{}]", "int3", in(reg) empty.as_ptr(), options(readonly, nostack)) };
+    halt_forever()
 }
 
 /// The end.

@@ -146,8 +146,6 @@ pub struct VmSummary {
 pub struct VmDetail {
     /// The row.
     pub summary: VmSummary,
-    /// Frames of its second-stage tables and control structures.
-    pub table_bytes: u64,
     /// Counters by name, the sums of all its virtual CPUs, without those that are 0.
     pub counters: Vec<(&'static str, u64)>,
 }
@@ -203,8 +201,6 @@ pub struct VcpuExits {
 /// One exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LastExit {
-    /// The host's time-stamp counter then.
-    pub tsc: u64,
     /// Its kind.
     pub kind: &'static str,
     /// The guest's instruction pointer.

@@ -1,0 +1,234 @@
+//! Making what a virtual machine runs in: memory, second stages, platform, its kernel loaded. All of it is one [`Life`],
+//! made anew at each start and dropped at its end.
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+use core::any::Any;
+use core::fmt;
+
+use config::{Idle, Withheld};
+use hw::{Gpa, Hpa, MsrFault, PAGE_SIZE};
+use paging::{EntryFormat, MapError, PageTable};
+use spin::Mutex;
+use vcpu::{Backend, EnableError, IdlePolicy, Unsupported, VcpuInit};
+use vmm::Core;
+use vmm::loader::{self, Failure, GuestLayout};
+use vmm::platform::cpuid::{CpuidOptions, CpuidTable};
+
+use crate::mem::{GuestRam, GuestRamError, Tables};
+use crate::platform::{self, CpuId};
+use crate::sched::World;
+use crate::vm::Vm;
+
+/// XCR0 components that a guest may have where the CPU has them (SDM vol. 1, 13.3): x87, SSE, AVX and AVX-512. AMX is
+/// left out: its state is large, and no guest here needs it.
+const XCR0_OFFERED: u64 = 0b1110_0111;
+/// The page that the second view of a test guest hides: the last of its RAM.
+const HIDDEN_BYTES: u64 = PAGE_SIZE;
+
+/// A virtual machine from one start to its end.
+#[derive(Debug)]
+pub(crate) struct Life {
+    /// The platform.
+    pub(crate) vm: vmm::Vm,
+    /// RAM.
+    pub(crate) memory: GuestRam,
+    /// Roots of its views of that, the first of which it starts with.
+    pub(crate) views: Vec<Hpa>,
+    /// What views after the first do not show.
+    pub(crate) hidden: Option<Gpa>,
+    /// Each virtual CPU's part: locked by the CPU that runs it for as long as it does.
+    pub(crate) cores: Vec<Mutex<Core>>,
+    /// What its virtual CPUs are made from.
+    pub(crate) start: VcpuInit,
+    /// The CPU walks them for as long as any virtual CPU runs.
+    _tables: Box<dyn Any + Send + Sync>,
+}
+
+/// Page tables whose frames go back when they are dropped.
+#[derive(Debug)]
+struct Owned<F: EntryFormat>(Option<PageTable<F>>);
+
+impl<F: EntryFormat> Drop for Owned<F> {
+    fn drop(&mut self) {
+        if let Some(table) = self.0.take() {
+            table.free(&mut Tables);
+        }
+    }
+}
+
+/// Why a guest could not be started.
+#[derive(Debug)]
+pub(crate) enum StartError {
+    /// The configuration asks for what the machine has not.
+    Config(config::ConfigError),
+    /// The CPU's virtualization could not be turned on, or no frame was left for it.
+    Backend(EnableError),
+    /// Not enough memory.
+    Ram(GuestRamError),
+    /// No frame was left for second-stage tables.
+    Tables(MapError),
+    /// The kernel or what belongs to it cannot be loaded.
+    Load(Failure),
+}
+
+impl From<EnableError> for StartError {
+    fn from(why: EnableError) -> Self {
+        Self::Backend(why)
+    }
+}
+
+impl From<GuestRamError> for StartError {
+    fn from(why: GuestRamError) -> Self {
+        Self::Ram(why)
+    }
+}
+
+impl From<MapError> for StartError {
+    fn from(why: MapError) -> Self {
+        Self::Tables(why)
+    }
+}
+
+impl From<Failure> for StartError {
+    fn from(why: Failure) -> Self {
+        Self::Load(why)
+    }
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(why) => write!(f, "{why}"),
+            Self::Backend(EnableError::Unsupported(why)) => write!(f, "{}", Why(*why)),
+            Self::Backend(EnableError::OutOfFrames) => f.write_str("no memory is left for its CPU"),
+            Self::Backend(EnableError::Msr(MsrFault(msr))) => {
+                write!(f, "the CPU refused MSR {:#x}", msr.0)
+            }
+            Self::Backend(EnableError::Instruction(name)) => write!(f, "{name} failed"),
+            Self::Ram(GuestRamError { wanted, found }) => write!(
+                f,
+                "it wants {} MiB of memory in pages of 2 MiB, {} MiB are free",
+                2 * wanted,
+                2 * found
+            ),
+            Self::Tables(why) => write!(f, "its page tables cannot be made: {why:x?}"),
+            Self::Load(why) => write!(f, "vm.{}: {why}", why.key),
+        }
+    }
+}
+
+/// Why a CPU cannot carry a backend, in words.
+pub(crate) struct Why(pub(crate) Unsupported);
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Unsupported::NoExtension => f.write_str("the CPU does not offer it"),
+            Unsupported::LockedByFirmware(register) => {
+                write!(f, "the firmware switched it off and locked {register}; look into its setup")
+            }
+            Unsupported::Missing(feature) => write!(f, "the CPU lacks {feature}"),
+        }
+    }
+}
+
+impl Life {
+    /// Everything that `vm` needs to run, as after power-on.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing is taken then.
+    pub(crate) fn create<B: Backend>(world: &World, vm: &Vm) -> Result<Self, StartError>
+    where
+        B::Stage2: Send + Sync + 'static,
+    {
+        let config = &vm.config;
+        let layout = GuestLayout::new(config.memory_bytes);
+        let memory = GuestRam::new(layout)?;
+        let file = |name: &str| world.files.iter().find(|file| file.name == name);
+        let bytes = |name: &str| file(name).map(|file| file.bytes);
+        let registers = loader::load(config, &layout, &memory, bytes)?;
+        let (tables, views, hidden) = second_stages::<B::Stage2>(&memory, &layout, config)?;
+        let tsc_khz = u32::try_from(world.tsc_hz / 1000).unwrap_or(u32::MAX).max(1);
+        let cpuid = CpuidTable::new(
+            &CpuId,
+            &CpuidOptions {
+                tsc_khz,
+                apic_khz: tsc_khz,
+                xcr0_allowed: XCR0_OFFERED,
+                pcid: world.pcid,
+                vcpus: config.vcpus,
+                physical_bits: config.cpuid.physical_bits,
+                mask: config.cpuid.mask.clone(),
+            },
+        );
+        // The guest's counter starts from zero.
+        let tsc_offset = platform::rdtsc().wrapping_neg();
+        let start = VcpuInit {
+            second_stage: views.first().copied().unwrap_or_default(),
+            address_space: address_space(vm),
+            tsc_offset,
+            xcr0_allowed: cpuid.xcr0_allowed(),
+            idle: IdlePolicy::Exit,
+            registers,
+        };
+        let withheld = |source| config.test.withhold.contains(&source);
+        let platform = vmm::Vm::new(vmm::VmSpec {
+            vcpus: config.vcpus,
+            tsc_khz,
+            tsc_offset,
+            cpuid,
+            unknown: config.unknown,
+            views: views.len() as u16,
+            exit_port: config.test.exit_port,
+            withhold_timer: withheld(Withheld::Timer),
+            withhold_serial: withheld(Withheld::Serial),
+        });
+        let cores = (0..platform.vcpus()).map(|index| Mutex::new(platform.core(index))).collect();
+        Ok(Self { vm: platform, memory, views, hidden, cores, start, _tables: tables })
+    }
+
+    /// What a virtual CPU is made from; `alone` where no other one has its CPU.
+    pub(crate) fn vcpu(&self, vm: &Vm, alone: bool) -> VcpuInit {
+        let idle = match vm.config.idle {
+            Idle::InGuest if alone => IdlePolicy::InGuest,
+            _ => IdlePolicy::Exit,
+        };
+        VcpuInit { idle, ..self.start.clone() }
+    }
+}
+
+type SecondStages = (Box<dyn Any + Send + Sync>, Vec<Hpa>, Option<Gpa>);
+
+/// The views of the memory: all of it, and for a test that asks for it also all but the last page.
+fn second_stages<F: EntryFormat + Send + Sync + 'static>(
+    memory: &GuestRam,
+    layout: &GuestLayout,
+    config: &config::Vm,
+) -> Result<SecondStages, StartError> {
+    let mut tables = Vec::new();
+    for _ in 0..if config.test.views { 2 } else { 1 } {
+        let table = PageTable::<F>::new(&mut Tables).map_err(MapError::from)?;
+        tables.push(Owned(Some(table)));
+        if let Some(Owned(Some(table))) = tables.last_mut() {
+            memory.map_into(table, &mut Tables)?;
+        }
+    }
+    let last =
+        layout.ranges().last().map(|range| range.start.wrapping_add(range.bytes - HIDDEN_BYTES));
+    let mut hidden = None;
+    if let Some(Owned(Some(second))) = tables.get_mut(1) {
+        hidden = last;
+        if let Some(gpa) = hidden {
+            // No hardware walks these tables yet.
+            second.unmap(&mut Tables, gpa.raw(), HIDDEN_BYTES)?.free(&mut Tables);
+        }
+    }
+    let roots = tables.iter().filter_map(|table| table.0.as_ref()).map(PageTable::root).collect();
+    Ok((Box::new(tables), roots, hidden))
+}
+
+/// The number that tags its translations; 0 is the host's.
+fn address_space(vm: &Vm) -> u16 {
+    vm.index as u16 + 1
+}

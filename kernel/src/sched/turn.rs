@@ -1,0 +1,90 @@
+//! A virtual CPU's turn: the hot loop. Between entry and entry it takes no lock that another virtual machine could hold,
+//! allocates nothing, and looks at one flag of its CPU.
+
+use core::sync::atomic::Ordering;
+
+use vcpu::{Backend, Exit, Vcpu};
+use vmm::{Outcome, Ready};
+
+use super::cpu::{Left, earlier};
+use super::seat::{Around, Seat, View, Wait, verdict};
+use super::{Desk, World};
+use crate::irq::Timer;
+use crate::{platform, report};
+
+/// Runs the virtual CPU of `seat` until it waits, its machine ends, `limit` has come and `leaves` says so, or `leaves`
+/// says so after an interrupt or a kick. `is_new` where the CPU does not hold its state yet.
+pub(super) fn run<B: Backend>(
+    world: &'static World,
+    desk: &Desk,
+    seat: &mut Seat<B>,
+    is_new: bool,
+    timer: &mut Timer,
+    limit: Option<u64>,
+    leaves: impl Fn() -> Option<Left>,
+) -> Left {
+    let (Some(vcpu), Some(life)) = (&mut seat.vcpu, seat.life.as_deref()) else {
+        return Left::Turn;
+    };
+    let Some(core) = life.cores.get(seat.index as usize) else { return Left::Turn };
+    if is_new {
+        vcpu.load();
+    }
+    // Held for the whole turn: whoever wants to look at it has the machine stand still first.
+    let core = &mut *core.lock();
+    let vm = &life.vm;
+    let hidden = |view| if view == 0 { None } else { life.hidden };
+    let mut memory = View { memory: &life.memory, hidden: hidden(seat.view) };
+    let mut host = Around { world, vm: seat.vm, hidden: memory.hidden };
+    seat.wait = Wait::Ready;
+    desk.set_current(Some((seat.vm.index, seat.index)));
+    let left = loop {
+        if desk.kicked.load(Ordering::Relaxed) {
+            desk.kicked.store(false, Ordering::SeqCst);
+            if let Some(left) = leaves() {
+                break left;
+            }
+        }
+        match core.prepare_entry(vm, vcpu, &mut host) {
+            Ready::Run { deadline } => {
+                if let Some(at) = earlier(deadline, limit) {
+                    timer.arm(at);
+                }
+            }
+            Ready::Wait { deadline } => {
+                seat.wait = Wait::Until(deadline);
+                break Left::Turn;
+            }
+        }
+        let exit = vcpu.run();
+        let is_interrupted = exit == Exit::ExternalInterrupt;
+        if is_interrupted {
+            platform::interrupts_on_briefly();
+        }
+        match core.handle(exit, vm, vcpu, &memory, &mut host) {
+            Outcome::Resume | Outcome::Wait => {}
+            Outcome::SelectView(view) => {
+                if let Some(&root) = life.views.get(usize::from(view)) {
+                    seat.view = view.into();
+                    memory.hidden = hidden(seat.view);
+                    host.hidden = memory.hidden;
+                    vcpu.set_second_stage(root);
+                }
+            }
+            outcome => {
+                if let Outcome::Crashed(crash) = outcome {
+                    report::crash(&seat.vm.config.name, seat.index, &crash, vcpu);
+                }
+                if let Some(verdict) = verdict(outcome) {
+                    seat.vm.end(verdict);
+                }
+                break Left::Duties;
+            }
+        }
+        if is_interrupted && let Some(left) = leaves() {
+            break left;
+        }
+    };
+    desk.set_current(None);
+    left
+}
