@@ -1,15 +1,17 @@
 //! Which device answers an address: port space and guest physical memory.
 
+use config::Policy;
 use hw::{Gpa, PAGE_SIZE, Port, Width};
+use vcpu::{Access, SecondStageFault};
 use x86_spec::apic;
 
-use crate::Host;
 use crate::cpu::Core;
 use crate::crash::Crash;
 use crate::exit::{Outcome, Outside, Refused, unknown};
 use crate::platform::pm::PowerRequest;
 use crate::platform::{PortWindow, pci, pm, rtc, uart};
 use crate::vm::Vm;
+use crate::{Backing, Host};
 
 /// Ends a test's guest.
 const EXIT_PORT: Port = Port(0xf4);
@@ -101,7 +103,7 @@ impl Core {
             Some(Page::IoApic) => outside.vm.devices.lock().ioapic.read(offset, width, now),
             Some(Page::Ecam(offset)) => outside.vm.devices.lock().pci.read_ecam(offset, width),
             None => {
-                self.unknown_memory(gpa, outside.vm)?;
+                self.no_device(gpa, Access::Read, outside)?;
                 u64::MAX
             }
         };
@@ -131,14 +133,38 @@ impl Core {
             Some(Page::Ecam(offset)) => {
                 outside.vm.devices.lock().pci.write_ecam(offset, width, value);
             }
-            None => self.unknown_memory(gpa, outside.vm)?,
+            None => self.no_device(gpa, Access::Write, outside)?,
         }
         Ok(())
     }
 
-    fn unknown_memory(&mut self, gpa: Gpa, vm: &Vm) -> Result<(), Refused> {
-        self.counters.unknown_mmio.note(gpa.raw());
-        unknown(vm.spec.unknown.mmio, Crash::UnknownMemory(gpa))
+    /// An access that neither RAM nor a device answers; `Ok` where it reads all-ones or is dropped.
+    fn no_device<M, H: Host>(
+        &mut self,
+        gpa: Gpa,
+        access: Access,
+        outside: &mut Outside<'_, M, H>,
+    ) -> Result<(), Refused> {
+        let fault = SecondStageFault { gpa, gla: None, access, during_walk: false };
+        match outside.host.fault(&fault) {
+            Backing::Device => {
+                self.counters.unknown_mmio.note(gpa.raw());
+                unknown(outside.vm.spec.unknown.mmio, Crash::UnknownMemory(gpa))
+            }
+            Backing::Mapped => Err(Refused::Again),
+            Backing::Hidden => {
+                self.counters.hidden.note(gpa.raw());
+                Ok(())
+            }
+            Backing::Protected => {
+                self.counters.protected.note(gpa.raw());
+                match outside.vm.spec.unknown.mmio {
+                    Policy::Stop => Err(Refused::Stop(Crash::Protected(gpa))),
+                    // Found within an instruction: which of its addresses led here is not known.
+                    Policy::Allow | Policy::Fault => Err(Refused::Fault),
+                }
+            }
+        }
     }
 
     /// Whether a device has the page of `gpa`.

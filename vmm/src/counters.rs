@@ -82,6 +82,10 @@ pub struct Counters {
     pub unknown_ports: Unknown,
     /// Guest physical addresses that no device answers.
     pub unknown_mmio: Unknown,
+    /// Guest physical addresses whose memory the view hides.
+    pub hidden: Unknown,
+    /// Guest physical addresses whose memory is protected against the access.
+    pub protected: Unknown,
     /// Registers that RDMSR or WRMSR named and the guest does not have.
     pub unknown_msrs: Unknown,
     /// Hypercalls by numbers that mean nothing.

@@ -1,6 +1,7 @@
 //! [`Core::handle`]: what each exit means. Total over [`Exit`]: whatever a guest does, an answer exists, and it
 //! concerns that guest alone.
 
+use config::Policy;
 use vcpu::{CpuContext, Event, Exit, Gpr, Vcpu};
 use x86_spec::cpu::{Rflags, vector};
 
@@ -13,7 +14,6 @@ use crate::ring::ExitRecord;
 use crate::vm::{CARETAKER, Vm};
 use crate::walk::{self, WalkError};
 use crate::{GuestMemory, Host};
-use config::Policy;
 
 /// What is to happen after an exit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -75,6 +75,8 @@ pub(crate) struct Outside<'a, M, H> {
 pub(crate) enum Refused {
     /// The guest's page tables do not allow it.
     Walk(WalkError),
+    /// Memory came while it was looked for: the guest tries again.
+    Again,
     /// Nothing is there, and the guest is to get #GP.
     Fault,
     /// Nothing is there, and the guest is to end.
@@ -114,7 +116,7 @@ impl Core {
         let outside = &mut outside;
         match exit {
             Exit::Cpuid => self.cpuid(vcpu, outside),
-            Exit::Hypercall => self.hypercall(vcpu, memory),
+            Exit::Hypercall => self.hypercall(vcpu, outside),
             Exit::Halt => self.halt(vcpu, outside),
             Exit::MsrRead(msr) => self.msr_read(msr, vcpu, outside),
             Exit::MsrWrite { msr, value } => self.msr_write(msr, value, vcpu, outside),
@@ -347,6 +349,7 @@ impl Core {
     pub(crate) fn refused<V: Vcpu>(&mut self, why: Refused, vcpu: &mut V) -> Outcome {
         match why {
             Refused::Walk(error) => self.walk_failed(error, vcpu),
+            Refused::Again => Outcome::Resume,
             Refused::Fault => self.general_protection(vcpu),
             Refused::Stop(crash) => Outcome::Crashed(crash),
         }

@@ -3,7 +3,8 @@
 use hw::Gpa;
 use vcpu::SecondStageFault;
 
-/// Guest physical memory, bytes only. Interior mutability: the guest itself changes it at any time.
+/// Guest physical memory, bytes only, as the virtual CPU's current view shows it: what the view hides, or protects against
+/// the access, is no RAM. Interior mutability: the guest itself changes it at any time.
 pub trait GuestMemory {
     /// Copies from guest memory; all of `into` or nothing is meaningful.
     ///

@@ -1,5 +1,6 @@
 //! Accesses that the second stage stopped: emulation of the instruction on a device's page.
 
+use config::Policy;
 use hw::{Gpa, PAGE_SIZE, Width};
 use vcpu::{Access, CpuContext, Gpr, SecondStageFault, Vcpu};
 use x86_spec::cpu::Rflags;
@@ -11,7 +12,7 @@ use crate::insn::alu::{self, Binary};
 use crate::insn::mmio::{Instruction, Operation, Place, Source};
 use crate::insn::{Register, SegmentRegister, linear, sign_extend};
 use crate::walk::{self, WalkError};
-use crate::{GuestMemory, Host};
+use crate::{Backing, GuestMemory, Host};
 
 impl Core {
     pub(crate) fn second_stage<V: Vcpu, M: GuestMemory, H: Host>(
@@ -21,6 +22,13 @@ impl Core {
         outside: &mut Outside<'_, M, H>,
     ) -> Outcome {
         let memory = outside.memory;
+        if !self.has_device(fault.gpa) {
+            match outside.host.fault(&fault) {
+                Backing::Mapped => return Outcome::Resume,
+                Backing::Protected => return self.protected(&fault, vcpu, outside),
+                Backing::Device | Backing::Hidden => {}
+            }
+        }
         if fault.during_walk {
             return Outcome::Crashed(Crash::NoPageTable(fault.gpa));
         }
@@ -34,14 +42,12 @@ impl Core {
         match insn.place {
             Place::Operand(operand) => {
                 let start = operand_start(&insn, operand.linear(vcpu, &context, insn.len), vcpu);
-                // The CPU says which page, the instruction where in it: where the two differ, the instruction has
-                // changed or its operand lies across two pages, which no device register does.
-                if start % PAGE_SIZE != fault.gpa.page_offset()
-                    || start % PAGE_SIZE + insn.width.bytes() > PAGE_SIZE
-                {
-                    return self.try_again(vcpu, memory);
-                }
-                match self.operate(&insn, fault.gpa, context.rflags, vcpu, outside) {
+                let place = match self.find_operand(&insn, start, fault.gpa, &context, memory) {
+                    Some(place) => place,
+                    // The instruction has changed.
+                    None => return self.try_again(vcpu, memory),
+                };
+                match self.operate(&insn, place, &context, vcpu, outside) {
                     Ok(()) => self.complete(vcpu, insn.len),
                     Err(why) => self.refused(why, vcpu),
                 }
@@ -53,20 +59,98 @@ impl Core {
         }
     }
 
-    /// Carries out an instruction whose operand in memory is at `gpa`.
+    /// An access to protected memory: a page fault, or the guest's end.
+    fn protected<V: Vcpu, M: GuestMemory, H: Host>(
+        &mut self,
+        fault: &SecondStageFault,
+        vcpu: &mut V,
+        outside: &Outside<'_, M, H>,
+    ) -> Outcome {
+        self.counters.protected.note(fault.gpa.raw());
+        if outside.vm.spec.unknown.mmio == Policy::Stop {
+            return Outcome::Crashed(Crash::Protected(fault.gpa));
+        }
+        let context = vcpu.context();
+        let address = match (fault.gla, fault.access) {
+            (Some(gla), _) => Some(gla.raw()),
+            (None, Access::Execute) => Some(context.rip),
+            (None, _) => decode_memory(vcpu, &context, outside.memory).ok().and_then(|insn| {
+                match insn.place {
+                    Place::Operand(operand) => Some(operand.linear(vcpu, &context, insn.len)),
+                    Place::String { .. } => None,
+                }
+            }),
+        };
+        // Without the address only the general fault is left.
+        let Some(address) = address else { return self.general_protection(vcpu) };
+        self.walk_failed(walk::protection_fault(&context, address, fault.access), vcpu)
+    }
+
+    /// Where the operand that starts at a linear address is: the CPU says which page, the instruction where in it. `None`
+    /// where the two differ.
+    fn find_operand<M: GuestMemory>(
+        &self,
+        insn: &Instruction,
+        start: u64,
+        faulted: Gpa,
+        context: &CpuContext,
+        memory: &M,
+    ) -> Option<Operand> {
+        if !is_across_pages(start, insn.width) {
+            return (start % PAGE_SIZE == faulted.page_offset())
+                .then_some(Operand::Within(faulted));
+        }
+        let last = start.wrapping_add(insn.width.bytes() - 1);
+        let is_faulted = |address| {
+            walk::translate(context, memory, address, Access::Read)
+                .is_ok_and(|gpa| gpa.align_down(PAGE_SIZE) == faulted.align_down(PAGE_SIZE))
+        };
+        (is_faulted(start) || is_faulted(last)).then_some(Operand::Across(start))
+    }
+
+    /// Reads an operand.
+    fn read_operand<M: GuestMemory, H: Host>(
+        &mut self,
+        operand: Operand,
+        width: Width,
+        context: &CpuContext,
+        outside: &mut Outside<'_, M, H>,
+    ) -> Result<u64, Refused> {
+        match operand {
+            Operand::Within(gpa) => self.mmio_read(gpa, width, outside),
+            Operand::Across(start) => self.load(context, start, width, outside),
+        }
+    }
+
+    /// Writes an operand.
+    fn write_operand<M: GuestMemory, H: Host>(
+        &mut self,
+        operand: Operand,
+        width: Width,
+        value: u64,
+        context: &CpuContext,
+        outside: &mut Outside<'_, M, H>,
+    ) -> Result<(), Refused> {
+        match operand {
+            Operand::Within(gpa) => self.mmio_write(gpa, width, value, outside),
+            Operand::Across(start) => self.store(context, start, width, value, outside),
+        }
+    }
+
+    /// Carries out an instruction whose operand is in device memory.
     fn operate<V: Vcpu, M: GuestMemory, H: Host>(
         &mut self,
         insn: &Instruction,
-        gpa: Gpa,
-        rflags: u64,
+        operand: Operand,
+        context: &CpuContext,
         vcpu: &mut V,
         outside: &mut Outside<'_, M, H>,
     ) -> Result<(), Refused> {
-        let width = insn.width;
+        let (width, rflags) = (insn.width, context.rflags);
         if let Operation::Store(source) = insn.operation {
-            return self.mmio_write(gpa, width, value_of(source, vcpu), outside);
+            return self.write_operand(operand, width, value_of(source, vcpu), context, outside);
         }
-        let old = self.mmio_read(gpa, width, outside)?;
+        let old = self.read_operand(operand, width, context, outside)?;
         let (new, flags) = match insn.operation {
             Operation::Load(register) => {
                 register.write(vcpu, old);
@@ -106,7 +190,7 @@ impl Core {
             | Operation::LoadString => return Ok(()),
         };
         if insn.operation.writes() {
-            self.mmio_write(gpa, width, new, outside)?;
+            self.write_operand(operand, width, new, context, outside)?;
         }
         if flags != rflags {
             vcpu.set_rflags(flags);
@@ -164,7 +248,7 @@ impl Core {
         self.complete(vcpu, insn.len)
     }
 
-    /// Reads RAM or a device at a linear address.
+    /// Reads RAM or a device at a linear address; what lies across two pages byte by byte.
     fn load<M: GuestMemory, H: Host>(
         &mut self,
         context: &CpuContext,
@@ -172,6 +256,12 @@ impl Core {
         width: Width,
         outside: &mut Outside<'_, M, H>,
     ) -> Result<u64, Refused> {
+        if is_across_pages(address, width) {
+            return (0..width.bytes()).try_fold(0, |value, index| {
+                let byte = self.load(context, address.wrapping_add(index), Width::W1, outside)?;
+                Ok(value | byte << (8 * index))
+            });
+        }
         let memory = outside.memory;
         let mut bytes = [0; 8];
         let part = bytes.get_mut(..width.bytes() as usize).unwrap_or_default();
@@ -183,7 +273,8 @@ impl Core {
         }
     }
 
-    /// Writes RAM or a device at a linear address.
+    /// Writes RAM or a device at a linear address; what lies across two pages byte by byte, and not at all where either
+    /// page cannot be written.
     fn store<M: GuestMemory, H: Host>(
         &mut self,
         context: &CpuContext,
@@ -193,6 +284,15 @@ impl Core {
         outside: &mut Outside<'_, M, H>,
     ) -> Result<(), Refused> {
         let memory = outside.memory;
+        if is_across_pages(address, width) {
+            let last = address.wrapping_add(width.bytes() - 1);
+            walk::translate(context, memory, address, Access::Write)?;
+            walk::translate(context, memory, last, Access::Write)?;
+            return (0..width.bytes()).try_for_each(|index| {
+                let byte = value >> (8 * index) & 0xff;
+                self.store(context, address.wrapping_add(index), Width::W1, byte, outside)
+            });
+        }
         let bytes = value.to_le_bytes();
         let part = bytes.get(..width.bytes() as usize).unwrap_or_default();
         let gpa = walk::translate(context, memory, address, Access::Write)?;
@@ -201,6 +301,20 @@ impl Core {
             other => Ok(other?),
         }
     }
+}
+
+/// Whether `width` bytes from `address` on lie in two pages.
+const fn is_across_pages(address: u64, width: Width) -> bool {
+    address % PAGE_SIZE + width.bytes() > PAGE_SIZE
+}
+
+/// Where an operand in device memory is.
+#[derive(Clone, Copy)]
+enum Operand {
+    /// Within one page.
+    Within(Gpa),
+    /// Across two, of which either may be RAM: at this linear address.
+    Across(u64),
 }
 
 /// A string instruction with what it depends on.

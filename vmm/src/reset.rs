@@ -20,10 +20,9 @@ fn real_mode(access: u32) -> Segment {
 #[must_use]
 pub(crate) fn registers(cr0: u64, signature: u32) -> Registers {
     let table = DescriptorTable { base: 0, limit: 0xffff };
-    let mut gprs = [0; 16];
-    gprs[Gpr::Rdx as usize] = signature.into();
+    let value = |gpr| if gpr == Gpr::Rdx { signature.into() } else { 0 };
     Registers {
-        gprs,
+        gprs: Gpr::ALL.map(value),
         rip: 0xfff0,
         rflags: 2,
         cr0: cr0 & (Cr0::CD | Cr0::NW).bits() | Cr0::ET.bits(),

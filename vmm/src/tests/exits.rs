@@ -265,3 +265,66 @@ fn what_does_nothing_is_skipped() {
     assert_eq!(bench.step(Step::undecoded(Exit::Ignore)), Outcome::Resume);
     assert!(bench.is_past(2));
 }
+
+#[test]
+fn an_unknown_msr_reads_zero_or_ends_the_guest_by_policy() {
+    for exit in [Exit::MsrRead(Msr(0x1234)), Exit::MsrWrite { msr: Msr(0x1234), value: 1 }] {
+        let with = |msrs| {
+            let unknown = crate::UnknownPolicy { msrs, ..crate::UnknownPolicy::default() };
+            let mut bench = Bench::of(crate::VmSpec { unknown, ..spec() });
+            bench.set(Gpr::Rax, 5);
+            let outcome = bench.exit(exit);
+            assert_eq!(bench.core.counters().unknown_msrs.count, 1);
+            (outcome, bench.vcpu.pending, bench.gpr(Gpr::Rax))
+        };
+        let is_read = matches!(exit, Exit::MsrRead(_));
+        assert_eq!(
+            with(config::Policy::Allow),
+            (Outcome::Resume, None, if is_read { 0 } else { 5 })
+        );
+        assert_eq!(with(config::Policy::Fault), (Outcome::Resume, Some(GP), 5));
+        let crash = Outcome::Crashed(Crash::UnknownMsr(Msr(0x1234)));
+        assert_eq!(with(config::Policy::Stop), (crash, None, 5));
+    }
+}
+
+#[test]
+fn a_register_that_exists_faults_at_a_wrong_value_whatever_the_policy() {
+    let unknown = crate::UnknownPolicy { msrs: config::Policy::Stop, ..Default::default() };
+    for (msr, value) in [(Msr(0x3a), 5), (msr::APIC_BASE, u64::MAX), (Msr(0x830), 0)] {
+        let mut bench = Bench::of(crate::VmSpec { unknown, ..spec() });
+        assert_eq!(bench.exit(Exit::MsrWrite { msr, value }), Outcome::Resume);
+        assert_eq!(bench.vcpu.pending, Some(GP), "{msr:?}");
+    }
+}
+
+#[test]
+fn a_view_is_selected_where_there_are_several() {
+    let call = |views, view| {
+        let mut bench = Bench::of(crate::VmSpec { views, ..spec() });
+        bench.set(Gpr::Rax, hypercall::number::SELECT_VIEW);
+        bench.set(Gpr::Rdi, view);
+        let outcome = bench.exit(Exit::Hypercall);
+        assert_eq!(bench.vcpu.advanced, [2]);
+        (outcome, bench.gpr(Gpr::Rax))
+    };
+    assert_eq!(call(2, 1), (Outcome::SelectView(1), 0));
+    assert_eq!(call(2, 2), (Outcome::Resume, hypercall::NOT_THERE));
+    assert_eq!(call(2, 0x1_0000), (Outcome::Resume, hypercall::NOT_THERE));
+    assert_eq!(call(1, 0), (Outcome::Resume, hypercall::UNKNOWN));
+}
+
+#[test]
+fn the_last_exits_are_kept_newest_last() {
+    let mut bench = Bench::new();
+    assert_eq!(bench.core.last_exits().count(), 0);
+    for leaf in 0..70 {
+        bench.set(Gpr::Rax, leaf);
+        let _ = bench.step(Step::new(Exit::Cpuid, 2).at(0x1000 + leaf));
+    }
+    let _ = bench.exit(Exit::MsrRead(msr::EFER));
+    let kept: Vec<_> = bench.core.last_exits().collect();
+    assert_eq!(kept.len(), 64);
+    assert_eq!((kept[0].kind, kept[0].rip, kept[0].detail), (ExitKind::Cpuid, 0x1007, 7));
+    assert_eq!((kept[63].kind, kept[63].detail), (ExitKind::MsrRead, 0xc000_0080));
+}

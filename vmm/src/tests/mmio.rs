@@ -1,13 +1,14 @@
 //! Accesses to device memory.
 
+use config::Policy;
 use hw::Gpa;
 use proptest::prelude::*;
 use vcpu::scripted::Step;
-use vcpu::{Access, Exit, Gpr, SecondStageFault};
+use vcpu::{Access, Event, Exit, Gpr, SecondStageFault};
 use x86_spec::cpu::Rflags;
 
-use super::bench::{Bench, RAM};
-use crate::{Crash, Outcome};
+use super::bench::{Bench, RAM, spec};
+use crate::{Backing, Crash, Outcome, UnknownPolicy, VmSpec};
 
 /// Where nothing is.
 const NOWHERE: u64 = 0xd000_0000;
@@ -151,15 +152,105 @@ fn a_repeated_store_goes_one_element_at_a_time() {
 }
 
 #[test]
-fn an_access_across_two_pages_stops_the_guest() {
+fn an_access_across_two_pages_goes_byte_by_byte() {
     let mut bench = Bench::new();
     bench.set(Gpr::Rbx, NOWHERE + 0xffe);
-    let mut last = Outcome::Resume;
-    for _ in 0..8 {
-        assert_eq!(last, Outcome::Resume);
-        last = bench.touch(&[0x8b, 0x03], NOWHERE + 0xffe, Access::Read);
+    assert_eq!(bench.touch(&[0x8b, 0x03], NOWHERE + 0xffe, Access::Read), Outcome::Resume);
+    assert!(bench.is_past(2));
+    assert_eq!(bench.gpr(Gpr::Rax), 0xffff_ffff);
+    assert_eq!(bench.core.counters().unknown_mmio.count, 4);
+    // From RAM into what follows it, found at the second page.
+    bench.memory.put(RAM - 2, &[0x34, 0x12]);
+    bench.set(Gpr::Rbx, RAM - 2);
+    assert_eq!(bench.touch(&[0x8b, 0x03], RAM, Access::Read), Outcome::Resume);
+    assert_eq!(bench.gpr(Gpr::Rax), 0xffff_1234);
+    bench.set(Gpr::Rax, 0xaabb_ccdd);
+    assert_eq!(bench.touch(&[0x89, 0x03], RAM, Access::Write), Outcome::Resume);
+    assert_eq!(bench.memory.get::<2>(RAM - 2), [0xdd, 0xcc]);
+    // Between the APIC's page and nothing.
+    bench.set(Gpr::Rbx, 0xfee0_0ffd);
+    assert_eq!(bench.touch(&[0x8b, 0x03], 0xfee0_1000, Access::Read), Outcome::Resume);
+    assert!(bench.is_past(2));
+}
+
+#[test]
+fn an_operand_across_pages_of_which_neither_faulted_is_not_emulated() {
+    let mut bench = Bench::new();
+    bench.set(Gpr::Rbx, NOWHERE + 0xffe);
+    assert_eq!(bench.touch(&[0x8b, 0x03], TPR, Access::Read), Outcome::Resume);
+    assert_eq!((bench.is_past(0), bench.core.counters().mismatches), (true, 1));
+}
+
+#[test]
+fn configuration_space_is_read_through_memory() {
+    let mut bench = Bench::new();
+    for (gpa, value) in [(0xe000_0000, 0x0008_1b36), (0xe000_8000, 0xffff_ffff)] {
+        bench.set(Gpr::Rbx, gpa);
+        assert_eq!(bench.touch(&[0x8b, 0x03], gpa, Access::Read), Outcome::Resume);
+        assert_eq!(bench.gpr(Gpr::Rax), value);
     }
-    assert!(matches!(last, Outcome::Crashed(Crash::Undecodable(_))), "{last:?}");
+    assert_eq!(bench.core.counters().unknown_mmio.count, 0);
+}
+
+#[test]
+fn memory_that_came_meanwhile_is_tried_again() {
+    let mut bench = Bench::new();
+    bench.set(Gpr::Rbx, NOWHERE);
+    bench.host.backing = Some(Backing::Mapped);
+    for access in [Access::Read, Access::Write, Access::Execute] {
+        assert_eq!(bench.touch(&[0x8b, 0x03], NOWHERE, access), Outcome::Resume);
+        assert!(bench.is_past(0));
+    }
+    assert_eq!(bench.core.counters().mismatches, 0);
+}
+
+#[test]
+fn hidden_memory_reads_all_ones_and_is_counted() {
+    let mut bench = Bench::new();
+    bench.set(Gpr::Rbx, NOWHERE);
+    bench.host.backing = Some(Backing::Hidden);
+    assert_eq!(bench.touch(&[0x8b, 0x03], NOWHERE, Access::Read), Outcome::Resume);
+    assert!(bench.is_past(2));
+    assert_eq!(bench.gpr(Gpr::Rax), 0xffff_ffff);
+    let counters = bench.core.counters();
+    assert_eq!((counters.hidden.count, counters.hidden.last), (1, NOWHERE));
+    assert_eq!(counters.unknown_mmio.count, 0);
+}
+
+#[test]
+fn protected_memory_faults_or_ends_the_guest_by_policy() {
+    for (access, error_code) in [(Access::Read, 1), (Access::Write, 3)] {
+        let mut bench = Bench::new();
+        bench.set(Gpr::Rbx, NOWHERE + 4);
+        bench.host.backing = Some(Backing::Protected);
+        assert_eq!(bench.touch(&[0x8b, 0x03], NOWHERE + 4, access), Outcome::Resume);
+        let fault = Event::PageFault { address: NOWHERE + 4, error_code };
+        assert_eq!(bench.vcpu.pending, Some(fault));
+        assert_eq!(bench.core.counters().protected.count, 1);
+    }
+    let unknown = UnknownPolicy { mmio: Policy::Stop, ..UnknownPolicy::default() };
+    let mut bench = Bench::of(VmSpec { unknown, ..spec() });
+    bench.host.backing = Some(Backing::Protected);
+    let outcome = bench.touch(&[0x8b, 0x03], NOWHERE, Access::Read);
+    assert_eq!(outcome, Outcome::Crashed(Crash::Protected(Gpa::new(NOWHERE))));
+}
+
+#[test]
+fn an_access_to_nothing_faults_or_ends_the_guest_by_policy() {
+    let with = |mmio| {
+        let unknown = UnknownPolicy { mmio, ..UnknownPolicy::default() };
+        let mut bench = Bench::of(VmSpec { unknown, ..spec() });
+        bench.set(Gpr::Rbx, NOWHERE);
+        let outcome = bench.touch(&[0x8b, 0x03], NOWHERE, Access::Read);
+        assert_eq!(bench.core.counters().unknown_mmio.count, 1);
+        assert_eq!(bench.is_past(2), mmio == Policy::Allow);
+        (outcome, bench.vcpu.pending)
+    };
+    let fault = Event::Exception { vector: 13, error_code: Some(0) };
+    assert_eq!(with(Policy::Allow), (Outcome::Resume, None));
+    assert_eq!(with(Policy::Fault), (Outcome::Resume, Some(fault)));
+    let crash = Crash::UnknownMemory(Gpa::new(NOWHERE));
+    assert_eq!(with(Policy::Stop), (Outcome::Crashed(crash), None));
 }
 
 #[test]

@@ -187,3 +187,20 @@ fn the_sleep_register_powers_off() {
     bench.set(Gpr::Rax, u64::from(pm::SLEEP_TYPE_S5) << 2 | 1 << 5);
     assert_eq!(bench.exit(io(port, Width::W1, true)), Outcome::PowerOff);
 }
+
+#[test]
+fn an_unknown_port_faults_or_ends_the_guest_by_policy() {
+    for access in [io(NOWHERE, Width::W1, false), io(NOWHERE, Width::W2, true)] {
+        let with = |ports| {
+            let unknown = crate::UnknownPolicy { ports, ..crate::UnknownPolicy::default() };
+            let mut bench = Bench::of(crate::VmSpec { unknown, ..spec() });
+            let outcome = bench.exit(access);
+            assert_eq!(bench.core.counters().unknown_ports.count, 1);
+            (outcome, bench.vcpu.pending.is_some(), bench.vcpu.advanced.len())
+        };
+        assert_eq!(with(config::Policy::Allow), (Outcome::Resume, false, 1));
+        assert_eq!(with(config::Policy::Fault), (Outcome::Resume, true, 0));
+        let crash = Outcome::Crashed(Crash::UnknownPort(NOWHERE));
+        assert_eq!(with(config::Policy::Stop), (crash, false, 0));
+    }
+}

@@ -46,6 +46,31 @@ mod code {
     pub(super) const FETCH: u32 = 1 << 4;
 }
 
+/// A page fault at `address` for this cause.
+fn page_fault(context: &CpuContext, address: u64, access: Access, cause: u32) -> WalkError {
+    let mut error_code = cause;
+    if context.cpl == 3 {
+        error_code |= code::USER;
+    }
+    match access {
+        Access::Read => {}
+        Access::Write => error_code |= code::WRITE,
+        Access::Execute => {
+            // NXE means nothing to tables of 32-bit entries.
+            let nx = context.efer & Efer::NXE.bits() != 0 && context.cr4 & Cr4::PAE.bits() != 0;
+            if nx || context.cr4 & Cr4::SMEP.bits() != 0 {
+                error_code |= code::FETCH;
+            }
+        }
+    }
+    WalkError::PageFault { address, error_code }
+}
+
+/// The page fault of an access that the memory itself does not allow.
+pub(crate) fn protection_fault(context: &CpuContext, address: u64, access: Access) -> WalkError {
+    page_fault(context, address, access, code::PRESENT)
+}
+
 /// Bits of an entry.
 mod bit {
     pub(super) const PRESENT: u64 = 1 << 0;
@@ -331,22 +356,7 @@ impl<M: GuestMemory> Walk<'_, M> {
     }
 
     fn fault(&self, cause: u32) -> WalkError {
-        let context = self.context;
-        let mut error_code = cause;
-        if context.cpl == 3 {
-            error_code |= code::USER;
-        }
-        match self.access {
-            Access::Read => {}
-            Access::Write => error_code |= code::WRITE,
-            Access::Execute => {
-                let nx = context.efer & Efer::NXE.bits() != 0 && self.shape.entry_bytes == 8;
-                if nx || context.cr4 & Cr4::SMEP.bits() != 0 {
-                    error_code |= code::FETCH;
-                }
-            }
-        }
-        WalkError::PageFault { address: self.address, error_code }
+        page_fault(self.context, self.address, self.access, cause)
     }
 
     /// Sets the flags that the CPU would (SDM vol. 3, 4.8). They lie in the entry's first byte, and only that is written.

@@ -19,7 +19,7 @@ use x86_spec::cpuid::{
 };
 
 use super::topology::Topology;
-use super::{AMD_CACHES, CpuidOptions};
+use super::{AMD_CACHES, AMD_IDS, CpuidOptions};
 
 /// The highest basic leaf of an Intel guest: it tells the TSC's frequency.
 const MAX_INTEL: u32 = leaf::TSC;
@@ -268,7 +268,7 @@ impl Policy<'_> {
     /// The leaf that describes the caches; 4 also where there is none.
     pub(super) fn caches_leaf(&self, host: &impl CpuidBus) -> u32 {
         let has_amd_leaf = self.vendor != Vendor::Intel
-            && host.cpuid(leaf::EXTENDED, 0).eax >= AMD_CACHES + 1
+            && host.cpuid(leaf::EXTENDED, 0).eax >= AMD_IDS
             && host.cpuid(leaf::EXTENDED_1, 0).ecx & ExtendedEcx::TOPOLOGY_EXTENSIONS.bits() != 0;
         if has_amd_leaf { AMD_CACHES } else { leaf::CACHES }
     }
