@@ -1,4 +1,5 @@
-//! Links each guest as a Linux bzImage: `guest.ld` lays the header out, the linker writes the bare bytes.
+//! Links each guest as a Linux bzImage: `guest.ld` lays the header out, the linker writes the bare bytes; but one, which is
+//! an ELF file.
 
 use std::env;
 
@@ -18,5 +19,9 @@ fn main() {
         "--orphan-handling=error",
     ] {
         println!("cargo::rustc-link-arg-bins={argument}");
+    }
+    // The last one of each counts.
+    for argument in ["--oformat=elf64-x86-64", "--entry=start_32"] {
+        println!("cargo::rustc-link-arg-bin=loader_elf={argument}");
     }
 }

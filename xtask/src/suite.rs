@@ -1,7 +1,8 @@
 //! The steps of `cargo xtask test`: what each shows stands in its name.
 //!
 //! Lane 0 has the QEMU bed; lane 1 has the host's tests, then the Bochs bed. [`host`] checks sources and command line,
-//! [`input`] boots what must not start, [`guests`] and [`linux`] run guests, [`disk`] one from a partitioned disk, [`leash`] kills xtask itself.
+//! [`input`] boots what must not start, [`guests`] and [`linux`] run guests, [`loaders`] some that
+//! start otherwise, [`disk`] one from a partitioned disk, [`leash`] kills xtask itself.
 
 mod disk;
 mod exits;
@@ -10,6 +11,7 @@ mod host;
 mod input;
 mod leash;
 mod linux;
+mod loaders;
 
 use crate::bed::BedKind;
 use crate::step::{Context, Step};
@@ -18,6 +20,7 @@ use crate::step::{Context, Step};
 pub(crate) fn steps() -> Vec<Step> {
     let mut steps = host::steps();
     steps.extend(guests::steps());
+    steps.extend(loaders::steps());
     steps.extend(exits::steps());
     steps.extend(disk::steps());
     steps.extend(linux::steps());
