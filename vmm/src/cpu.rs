@@ -41,6 +41,7 @@ pub struct Core {
 
 /// What a virtual CPU does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
 pub(crate) enum Activity {
     /// It executes.
     Running,
@@ -53,8 +54,14 @@ pub(crate) enum Activity {
 }
 
 impl Activity {
+    /// By its number in a saved state.
+    pub(crate) fn of(number: u64) -> Option<Self> {
+        let all = [Self::Running, Self::Halted, Self::HaltedDeeply, Self::WaitForStartup];
+        all.into_iter().find(|&activity| activity as u64 == number)
+    }
+
     /// Whether only an NMI, INIT or start-up ends it.
-    const fn is_deep(self) -> bool {
+    pub(crate) const fn is_deep(self) -> bool {
         matches!(self, Self::HaltedDeeply | Self::WaitForStartup)
     }
 }
@@ -167,7 +174,7 @@ impl Core {
     }
 
     /// Takes what others sent.
-    fn read_mail<V: Vcpu>(&mut self, vm: &Vm, vcpu: &mut V) {
+    pub(crate) fn read_mail<V: Vcpu>(&mut self, vm: &Vm, vcpu: &mut V) {
         let Some(mailbox) = vm.mailbox(self.index).filter(|mailbox| mailbox.has_news()) else {
             return;
         };

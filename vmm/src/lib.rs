@@ -34,6 +34,7 @@ mod reset;
 mod ring;
 #[cfg(test)]
 mod tests;
+mod state;
 mod vm;
 pub mod walk;
 
@@ -43,4 +44,5 @@ pub use crash::{Crash, InstructionBytes};
 pub use exit::Outcome;
 pub use host::{Backing, GuestMemory, Host, NoMemory};
 pub use ring::ExitRecord;
+pub use state::CoreState;
 pub use vm::{Vm, VmSpec};

@@ -63,6 +63,16 @@ impl PvClock {
         Self { scale: Scale::new(tsc_khz), wall_clock: 0, system_time: 0 }
     }
 
+    /// What the guest wrote.
+    pub(crate) const fn to_words(&self) -> [u64; 2] {
+        [self.wall_clock, self.system_time]
+    }
+
+    /// Takes up what the guest wrote; the structures are in its memory.
+    pub(crate) const fn restore(&mut self, [wall_clock, system_time]: [u64; 2]) {
+        (self.wall_clock, self.system_time) = (wall_clock, system_time);
+    }
+
     /// Whether `msr` is one of the clock's.
     pub(crate) const fn owns_msr(msr: Msr) -> bool {
         matches!(msr, WALL_CLOCK | SYSTEM_TIME)

@@ -6,5 +6,6 @@ mod interrupts;
 mod mmio;
 mod port;
 mod smp;
+mod state;
 
 pub(crate) use bench::Memory;

@@ -6,6 +6,7 @@
 //! carries.
 
 mod registers;
+mod state;
 mod timer;
 mod vectors;
 
@@ -23,6 +24,7 @@ use x86_spec::{
 };
 
 use crate::platform::{GeneralProtection, InterruptMessage};
+pub(crate) use state::WORDS as STATE_WORDS;
 use timer::Timer;
 pub(crate) use vectors::VectorSet;
 

@@ -9,12 +9,12 @@ use crate::platform::{GeneralProtection, part_of_dword};
 /// Version 0x14, six LVT entries, no suppression of EOI broadcasts (SDM vol. 3, 11.4.8).
 const VERSION: u32 = 0x0005_0014;
 /// Bits of the SVR that software can write.
-const SVR_WRITABLE: u32 = 0x3ff;
+pub(super) const SVR_WRITABLE: u32 = 0x3ff;
 /// Status bits of an LVT entry: writing them has no effect.
 const LVT_STATUS: u32 = Lvt::DELIVERY_STATUS | Lvt::REMOTE_IRR;
 
 /// Bits of the LVT entry at `offset` that software can write, or `None` where there is no entry.
-const fn lvt_writable(offset: u16) -> Option<u32> {
+pub(super) const fn lvt_writable(offset: u16) -> Option<u32> {
     let common = 0xff | Lvt::MASKED;
     let delivery = 7 << 8;
     match offset {
@@ -189,7 +189,7 @@ impl LocalApic {
         Some(Effect::None)
     }
 
-    fn lvt_mut(&mut self, register: u16) -> Option<&mut Lvt> {
+    pub(super) fn lvt_mut(&mut self, register: u16) -> Option<&mut Lvt> {
         Some(match register {
             offset_of::LVT_TIMER => &mut self.lvt.timer,
             offset_of::LVT_THERMAL => &mut self.lvt.thermal,

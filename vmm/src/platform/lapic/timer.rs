@@ -15,6 +15,11 @@ pub(super) struct Timer {
 }
 
 impl Timer {
+    /// A timer in a state that was saved.
+    pub(super) const fn restored(initial: u32, divide: u32, fires_at: Option<u64>) -> Self {
+        Self { initial, divide, fires_at }
+    }
+
     pub(super) const fn initial(&self) -> u32 {
         self.initial
     }
