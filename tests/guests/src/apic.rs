@@ -26,8 +26,14 @@ pub mod register {
     /// 32 vectors each, 16 bytes apart.
     pub const IN_SERVICE: u32 = 0x100;
     pub const REQUEST: u32 = 0x200;
+    pub const ERROR_STATUS: u32 = 0x280;
     pub const INTERRUPT_COMMAND_LOW: u32 = 0x300;
+    pub const INTERRUPT_COMMAND_HIGH: u32 = 0x310;
     pub const LVT_TIMER: u32 = 0x320;
+    pub const LVT_ERROR: u32 = 0x370;
+    pub const TIMER_INITIAL: u32 = 0x380;
+    pub const TIMER_CURRENT: u32 = 0x390;
+    pub const TIMER_DIVIDE: u32 = 0x3e0;
 }
 
 /// LVT: masked.

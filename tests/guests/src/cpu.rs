@@ -62,6 +62,14 @@ pub fn out8(port: u16, value: u8) {
     };
 }
 
+/// OUT of 16 bits.
+pub fn out16(port: u16, value: u16) {
+    // SAFETY: as for `out8`.
+    unsafe {
+        asm!("out dx, ax", in("dx") port, in("ax") value, options(nomem, nostack, preserves_flags))
+    };
+}
+
 /// OUT of 32 bits.
 pub fn out32(port: u16, value: u32) {
     // SAFETY: as for `out8`.
@@ -187,4 +195,24 @@ pub(crate) fn enable_vector_registers() {
             asm!("xsetbv", in("ecx") 0, in("eax") 0b111, in("edx") 0, options(nostack));
         }
     }
+}
+
+/// Reads a control or debug register by its name.
+#[macro_export]
+macro_rules! read_register {
+    ($name:literal) => {{
+        let value: u64;
+        // SAFETY: reads a register at privilege level 0.
+        unsafe { ::core::arch::asm!(concat!("mov {}, ", $name), out(reg) value, options(nomem, nostack)) };
+        value
+    }};
+}
+
+/// Writes a control or debug register by its name; gives the exception, if any. To be called where the value is one under
+/// which the program goes on.
+#[macro_export]
+macro_rules! write_register {
+    ($name:literal, $value:expr) => {
+        $crate::attempt!(concat!("mov ", $name, ", {value}"), value = in(reg) $value)
+    };
 }

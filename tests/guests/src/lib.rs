@@ -21,7 +21,7 @@
 pub mod apic;
 pub mod console;
 pub mod cpu;
-mod paging;
+pub mod paging;
 mod start;
 pub mod trap;
 
@@ -65,7 +65,7 @@ macro_rules! check {
 }
 
 /// What [`check!`] does.
-pub fn report(name: &str, holds: bool, detail: core::fmt::Arguments<'_>) {
+pub fn report(name: impl core::fmt::Display, holds: bool, detail: core::fmt::Arguments<'_>) {
     if holds {
         println!("PASS {name}");
     } else {

@@ -1,5 +1,6 @@
 //! Exceptions and interrupts. An exception inside an instruction that a guest tries ([`attempt!`](crate::attempt)) comes
-//! back as a [`Trap`]; any other ends the guest. An interrupt runs the function given to [`on_interrupt`].
+//! back as a [`Trap`]; any other ends the guest. An interrupt runs the function given to [`on_interrupt`]; one given to
+//! [`hook`] comes before either and may change where the guest goes on.
 
 use core::{
     arch::{asm, global_asm},
@@ -17,23 +18,33 @@ pub struct Trap {
     pub error: u32,
 }
 
+/// Debug exception.
+pub const DB: u8 = 1;
+/// Non-maskable interrupt.
+pub const NMI: u8 = 2;
 /// Invalid opcode.
 pub const UD: u8 = 6;
+/// Device not available.
+pub const NM: u8 = 7;
 /// General protection.
 pub const GP: u8 = 13;
+/// Page fault.
+pub const PF: u8 = 14;
 
-/// What the stubs push, lowest address first.
+/// What the stubs push, lowest address first: the CPU goes on from what stands here afterwards.
+#[allow(missing_docs)]
+#[derive(Debug)]
 #[repr(C)]
-struct Frame {
+pub struct Frame {
     /// R15 to RAX.
-    gprs: [u64; 15],
-    vector: u64,
-    error: u64,
-    rip: u64,
-    cs: u64,
-    rflags: u64,
-    rsp: u64,
-    ss: u64,
+    pub gprs: [u64; 15],
+    pub vector: u64,
+    pub error: u64,
+    pub rip: u64,
+    pub cs: u64,
+    pub rflags: u64,
+    pub rsp: u64,
+    pub ss: u64,
 }
 
 /// Where the attempted instruction ends, 0 while none is.
@@ -42,6 +53,9 @@ pub static RESUME: AtomicU64 = AtomicU64::new(0);
 /// The exception it raised: bit 63, vector in 47:32, error code in 31:0.
 static RAISED: AtomicU64 = AtomicU64::new(0);
 static HANDLERS: [AtomicPtr<()>; 256] = [const { AtomicPtr::new(core::ptr::null_mut()) }; 256];
+static HOOKS: [AtomicPtr<()>; 256] = [const { AtomicPtr::new(core::ptr::null_mut()) }; 256];
+/// Where the last interrupt came.
+static INTERRUPTED: AtomicU64 = AtomicU64::new(0);
 
 // One stub of 16 bytes for each vector: it makes all frames alike by pushing a 0 where the CPU pushes no error code (SDM 3A
 // table 7-1), then the vector. Frame and pushed registers are 22 quadwords, so the stack is aligned as the ABI wants it.
@@ -88,6 +102,16 @@ pub(crate) fn install() {
         gate[0].store(low, Ordering::Relaxed);
         gate[1].store(stub >> 32, Ordering::Relaxed);
     }
+    load();
+}
+
+/// Lets the vector be raised by `INT n` at any privilege level.
+pub fn open_to_users(vector: u8) {
+    IDT.0[usize::from(vector)][0].fetch_or(3 << 45, Ordering::Relaxed);
+}
+
+/// Loads the IDT, which every CPU may share.
+pub fn load() {
     let base = core::ptr::from_ref(&IDT).addr() as u64;
     let limit = size_of::<Idt>() as u64 - 1;
     let pointer = [limit << 48, base];
@@ -96,7 +120,14 @@ pub(crate) fn install() {
 }
 
 extern "C" fn dispatch(frame: &mut Frame) {
+    let hook = HOOKS[frame.vector as usize & 0xff].load(Ordering::Relaxed);
+    if !hook.is_null() {
+        // SAFETY: `hook` is the only one to store here, and it stores a `fn(&mut Frame)`.
+        let hook = unsafe { core::mem::transmute::<*mut (), fn(&mut Frame)>(hook) };
+        return hook(frame);
+    }
     if frame.vector >= 32 {
+        INTERRUPTED.store(frame.rip, Ordering::Relaxed);
         let handler = HANDLERS[frame.vector as usize & 0xff].load(Ordering::Relaxed);
         if handler.is_null() {
             println!("FAIL interrupt {:#x} without a handler", frame.vector);
@@ -145,7 +176,7 @@ pub fn outcome() -> Result<(), Trap> {
 /// `Result<(), Trap>`; after a trap, output operands hold what they held before.
 #[macro_export]
 macro_rules! attempt {
-    ($instruction:literal $(, $($operands:tt)*)?) => {{
+    ($instruction:expr $(, $($operands:tt)*)?) => {{
         ::core::arch::asm!(
             "lea r11, [rip + 22f]",
             "mov [rip + {resume}], r11",
@@ -163,4 +194,17 @@ macro_rules! attempt {
 pub fn on_interrupt(vector: u8, handler: fn()) {
     assert!(vector >= 32, "vectors below 32 are exceptions");
     HANDLERS[usize::from(vector)].store(handler as *mut (), Ordering::Relaxed);
+}
+
+/// Calls `handler` with the stack frame whenever `vector` arrives, an exception or an interrupt, in place of all else; with
+/// `None`, no longer.
+pub fn hook(vector: u8, handler: Option<fn(&mut Frame)>) {
+    let handler = handler.map_or(core::ptr::null_mut(), |handler| handler as *mut ());
+    HOOKS[usize::from(vector)].store(handler, Ordering::Relaxed);
+}
+
+/// The instruction before which the last interrupt came.
+#[must_use]
+pub fn interrupted_at() -> u64 {
+    INTERRUPTED.load(Ordering::Relaxed)
 }

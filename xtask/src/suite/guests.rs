@@ -1,5 +1,8 @@
-//! The small guests of `tests/guests` on both beds, and what the benchmark among them measures.
+//! The small guests of `tests/guests` on both beds, and what the benchmark among them measures. What a guest prints is the
+//! same on VT-x and on SVM: whichever bed comes second compares.
 
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use crate::bed::{BedKind, Machine, Verdict};
@@ -9,7 +12,15 @@ use crate::step::{Context, Step, Trial};
 use crate::suite::{on_bed, require};
 
 /// The programs of `tests/guests`.
-pub(super) const NAMES: [&str; 3] = ["hello", "ticks", "cpuid_bench"];
+pub(super) const NAMES: [&str; 4] = ["facts", "hello", "ticks", "cpuid_bench"];
+
+/// Beginnings of lines that may differ from bed to bed: what was measured or counted. `hello` also says which vector registers
+/// the CPU has.
+const MAY_DIFFER: [&str; 2] = ["BENCH ", "uart interrupts: "];
+
+/// The bed's name and the guest's lines, of each guest that has run on one bed.
+static TRANSCRIPTS: Mutex<BTreeMap<String, (&'static str, Vec<String>)>> =
+    Mutex::new(BTreeMap::new());
 
 const LIMIT: Duration = Duration::from_secs(120);
 /// Enough for any of them.
@@ -61,6 +72,7 @@ fn passes(context: &Context, bed: BedKind, name: &str) -> Result<(), String> {
     judge(name, &outcome.console_text()).map_err(|why| format!("{why}: {}", outcome.describe()))?;
     let text = outcome.console_text();
     outcome.require(&Verdict::Exited(0))?;
+    compare(name, bed.name(), transcript(&text))?;
     for line in text.lines().filter(|line| line.starts_with("BENCH ")) {
         println!("     {} on {}: ticks of the TSC", line.trim_end(), bed.name());
     }
@@ -78,6 +90,37 @@ pub(super) fn judge(name: &str, console: &str) -> Result<(), String> {
     require(console.lines().any(|line| line.trim_end() == done), || format!("no {done}"))
 }
 
+/// What the guest printed, less what may differ.
+fn transcript(console: &str) -> Vec<String> {
+    let lines = console.lines().map(str::trim_end);
+    let own = lines.skip_while(|line| !line.contains("first guest entry")).skip(1);
+    own.take_while(|line| !line.starts_with("kerf: "))
+        .filter(|line| !MAY_DIFFER.iter().any(|start| line.starts_with(start)))
+        .map(str::to_owned)
+        .collect()
+}
+
+/// Keeps the first bed's transcript, and compares the second's with it.
+fn compare(name: &str, bed: &'static str, lines: Vec<String>) -> Result<(), String> {
+    let mut known = TRANSCRIPTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let Some((other, expected)) = known.get(name) else {
+        known.insert(name.to_owned(), (bed, lines));
+        return Ok(());
+    };
+    let longest = expected.len().max(lines.len());
+    let line =
+        |all: &[String], index: usize| all.get(index).cloned().unwrap_or_else(|| "nothing".into());
+    match (0..longest).find(|index| expected.get(*index) != lines.get(*index)) {
+        None => Ok(()),
+        Some(index) => Err(format!(
+            "line {} of {name}'s transcript is {:?} on {bed} and {:?} on {other}",
+            index + 1,
+            line(&lines, index),
+            line(expected, index)
+        )),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -89,5 +132,16 @@ mod tests {
         assert!(judge("a", "GUEST-DONE a\r\n").is_err());
         assert!(judge("a", "PASS one\r\n").is_err());
         assert!(judge("a", "PASS one\r\nGUEST-DONE ab\r\n").is_err());
+    }
+
+    #[test]
+    fn transcripts_are_the_guests_own_lines_and_must_be_alike() {
+        let console = "kerf: first guest entry after 9 ticks\r\nPASS a\r\nBENCH x 7\r\nGUEST-DONE t\r\nkerf: t: 9 exits\r\n";
+        assert_eq!(transcript(console), ["PASS a", "GUEST-DONE t"]);
+        let lines = |text: &str| text.lines().map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(compare("t", "one", lines("PASS a\nPASS b")), Ok(()));
+        assert_eq!(compare("t", "other", lines("PASS a\nPASS b")), Ok(()));
+        assert!(compare("t", "other", lines("PASS a\nPASS c")).unwrap_err().contains("line 2"));
+        assert!(compare("t", "other", lines("PASS a")).unwrap_err().contains("nothing"));
     }
 }
