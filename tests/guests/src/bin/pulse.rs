@@ -1,0 +1,69 @@
+//! A guest that goes on until it is told to end: a numbered line ten times a second, and one for each key. With `busy` on its
+//! command line it counts time away instead of halting, so that it never gives its CPU up.
+//!
+//! Other guests' tests look at it for whether anything disturbs it; the monitor's tests pause, stop and reset it.
+
+#![no_std]
+#![no_main]
+
+use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+use guests::{
+    apic,
+    console::uart,
+    cpu::{self, cpuid},
+    println,
+    trap::on_interrupt,
+};
+
+guests::guest!("pulse", run);
+
+const TIMER: u8 = 0x40;
+/// LSR: a byte was received.
+const DATA_READY: u8 = 1;
+
+static TICKS: AtomicU32 = AtomicU32::new(0);
+
+fn run() {
+    apic::enable();
+    on_interrupt(TIMER, || _ = TICKS.fetch_add(1, Relaxed));
+    apic::use_tsc_deadline(TIMER);
+    // The frequency in kHz, as the hypervisor tells it.
+    let period = u64::from(cpuid(0x4000_0010, 0).eax) * 100;
+    let busy = command_line().windows(4).any(|word| word == b"busy");
+    println!("pulse: {}, every {period} ticks", if busy { "busy" } else { "halting" });
+    let mut late = 0;
+    for count in 1.. {
+        let (before, deadline) = (TICKS.load(Relaxed), cpu::tsc() + period);
+        let _ = apic::set_deadline(deadline);
+        while busy && cpu::tsc() < deadline {
+            core::hint::spin_loop();
+        }
+        while TICKS.load(Relaxed) == before {
+            cpu::halt();
+        }
+        late += u32::from(cpu::tsc() > deadline + 9 * period);
+        println!("pulse {count}");
+        if cpu::in8(uart::LINE_STATUS) & DATA_READY != 0 {
+            match cpu::in8(uart::DATA) {
+                b'q' => break,
+                key => println!("pulse got {:?}", char::from(key)),
+            }
+        }
+    }
+    guests::check!("pulse-was-told-to-end", true);
+    println!("pulse: {late} late");
+}
+
+/// Linux's command line (Documentation/arch/x86/boot.rst: cmd_line_ptr).
+fn command_line() -> &'static [u8] {
+    const CMD_LINE_PTR: usize = 0x228;
+    let at = &guests::boot_params()[CMD_LINE_PTR..CMD_LINE_PTR + 4];
+    let gpa = at.iter().rev().fold(0, |gpa, &byte| gpa << 8 | usize::from(byte));
+    if gpa == 0 {
+        return b"";
+    }
+    // SAFETY: the boot protocol has a string there that ends in a zero, in memory that is mapped one to one and that nobody
+    // writes any more.
+    unsafe { core::ffi::CStr::from_ptr(core::ptr::with_exposed_provenance(gpa)) }.to_bytes()
+}
