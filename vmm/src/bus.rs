@@ -34,16 +34,17 @@ impl Core {
         };
         let now = self.guest_tsc(outside.host);
         let (vm, host) = (outside.vm, &mut *outside.host);
-        let devices = &mut *vm.devices.lock();
+        let devices = || vm.devices.lock();
         let value = match device {
             PortDevice::Uart => {
+                let devices = &mut *devices();
                 let value = devices.uart.read(offset, width, now);
                 vm.uart_touched(self.index, devices, host);
                 value
             }
-            PortDevice::Power => devices.pm.read(offset, width, now),
-            PortDevice::Rtc => devices.rtc.read(offset, width, host.unix_time()),
-            PortDevice::Pci => devices.pci.read(offset, width, now),
+            PortDevice::Power => vm.pm.read(offset, width, now),
+            PortDevice::Rtc => devices().rtc.read(offset, width, host.unix_time()),
+            PortDevice::Pci => devices().pci.read(offset, width, now),
         };
         Ok(value & width.mask())
     }
@@ -68,18 +69,19 @@ impl Core {
         };
         let now = self.guest_tsc(outside.host);
         let (vm, host) = (outside.vm, &mut *outside.host);
-        let devices = &mut *vm.devices.lock();
+        let devices = || vm.devices.lock();
         match device {
             PortDevice::Uart => {
+                let devices = &mut *devices();
                 devices.uart.write(offset, width, value, now);
                 vm.uart_touched(self.index, devices, host);
             }
             PortDevice::Power => {
-                let request = devices.pm.write(offset, width, value, now);
+                let request = vm.pm.write(offset, width, value, now);
                 return Ok(request.map_or(Outcome::Resume, Outcome::from));
             }
-            PortDevice::Rtc => devices.rtc.write(offset, width, value, host.unix_time()),
-            PortDevice::Pci => devices.pci.write(offset, width, value, now),
+            PortDevice::Rtc => devices().rtc.write(offset, width, value, host.unix_time()),
+            PortDevice::Pci => devices().pci.write(offset, width, value, now),
         }
         Ok(Outcome::Resume)
     }

@@ -50,6 +50,8 @@ pub struct Vm {
     pub(crate) spec: VmSpec,
     mailboxes: Box<[Mailbox]>,
     pub(crate) devices: Mutex<Devices>,
+    /// Its state is the time alone.
+    pub(crate) pm: PowerManagement,
     tsc_offset: AtomicU64,
     /// When the UART has something to do, in the guest's TSC; [`NEVER`].
     uart_deadline: AtomicU64,
@@ -70,6 +72,7 @@ impl Vm {
         Self {
             mailboxes: (0..spec.vcpus.max(1)).map(mailbox).collect(),
             devices: Mutex::new(Devices::new(&spec)),
+            pm: PowerManagement::new(spec.tsc_khz),
             tsc_offset: AtomicU64::new(spec.tsc_offset),
             uart_deadline: AtomicU64::new(NEVER),
             deep_sleepers: AtomicU32::new(spec.vcpus.max(1) - 1),
@@ -264,7 +267,6 @@ pub(crate) struct Devices {
     pub(crate) ioapic: IoApic,
     pub(crate) uart: Uart,
     pub(crate) rtc: Rtc,
-    pub(crate) pm: PowerManagement,
     pub(crate) pci: HostBridge,
 }
 
@@ -274,7 +276,6 @@ impl Devices {
             ioapic: IoApic::new(),
             uart: Uart::new(spec.tsc_khz),
             rtc: Rtc::new(),
-            pm: PowerManagement::new(spec.tsc_khz),
             pci: HostBridge::new(),
         }
     }

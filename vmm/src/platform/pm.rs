@@ -68,7 +68,7 @@ impl PowerManagement {
     }
 
     /// Reads a register.
-    pub fn read(&mut self, offset: u64, width: Width, now: u64) -> u64 {
+    pub fn read(&self, offset: u64, width: Width, now: u64) -> u64 {
         match offset {
             SLEEP_CONTROL | SLEEP_STATUS => 0,
             TIMER..0xc => part_of_dword(self.timer(now), offset, width),
@@ -77,13 +77,7 @@ impl PowerManagement {
     }
 
     /// Writes a register.
-    pub fn write(
-        &mut self,
-        offset: u64,
-        _width: Width,
-        value: u64,
-        _now: u64,
-    ) -> Option<PowerRequest> {
+    pub fn write(&self, offset: u64, _width: Width, value: u64, _now: u64) -> Option<PowerRequest> {
         let enable = value & 1 << 5 != 0;
         let sleep_type = (value >> 2 & 7) as u8;
         let off = offset == SLEEP_CONTROL && enable && sleep_type == SLEEP_TYPE_S5;
@@ -99,7 +93,7 @@ mod tests {
     #[test]
     fn the_timer_counts_its_frequency_in_a_second_of_tsc() {
         for tsc_khz in [1_000_000, 2_112_004, 3_000_000, 100_000] {
-            let mut pm = PowerManagement::new(tsc_khz);
+            let pm = PowerManagement::new(tsc_khz);
             let second = u64::from(tsc_khz) * 1000;
             let counted = pm.read(TIMER, Width::W4, second);
             assert!((TIMER_HZ - 1..=TIMER_HZ).contains(&counted), "{tsc_khz}: {counted}");
@@ -116,7 +110,7 @@ mod tests {
 
     #[test]
     fn only_s5_with_sleep_enable_powers_off() {
-        let mut pm = PowerManagement::new(1_000_000);
+        let pm = PowerManagement::new(1_000_000);
         assert_eq!(pm.write(SLEEP_CONTROL, Width::W1, 0x34, 0), Some(PowerRequest::PowerOff));
         for value in [0, 0x14, 0x20, 0x24, 0x30] {
             assert_eq!(pm.write(SLEEP_CONTROL, Width::W1, value, 0), None);
@@ -137,7 +131,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_access_panics(tsc_khz: u32, offset: u64, width in 0_u32..4, value: u64, now: u64) {
-            let mut pm = PowerManagement::new(tsc_khz);
+            let pm = PowerManagement::new(tsc_khz);
             let width = Width::try_new(1 << width).unwrap();
             prop_assert!(pm.read(offset, width, now) <= width.mask());
             pm.write(offset, width, value, now);
