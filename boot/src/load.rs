@@ -1,7 +1,8 @@
 //! Which files are loaded, and that each is what it should be.
 //!
 //! All names are relative to `\EFI\kerf`: `kernel.elf`, `kerf.toml`, what `kerf.toml` names, `acpi/*.aml`; and, where they
-//! exist, `SHA256SUMS`, which must then list every other file, and `cmdline`, the hypervisor's command line.
+//! exist, `SHA256SUMS`, which must then list every other file, `cmdline`, the hypervisor's command line, and `kernel.sym`,
+//! what the kernel names its functions by.
 
 use alloc::{borrow::ToOwned, format, string::String, vec::Vec};
 
@@ -15,6 +16,7 @@ use images::{
 };
 
 use crate::{
+    console,
     error::Error,
     firmware,
     volume::{Contents, Volume},
@@ -23,6 +25,7 @@ use crate::{
 pub(crate) const KERNEL: &str = "kernel.elf";
 pub(crate) const SUMS: &str = "SHA256SUMS";
 pub(crate) const CONFIG: &str = "kerf.toml";
+const SYMBOLS: &str = "kernel.sym";
 const COMMAND_LINE: &str = "cmdline";
 const ACPI_FOLDER: &str = "acpi";
 
@@ -87,9 +90,14 @@ pub(crate) fn everything(volume: &mut Volume) -> Result<Loaded, Error> {
     for name in loader.volume.list(ACPI_FOLDER, ".aml")? {
         let path = format!("{ACPI_FOLDER}/{name}");
         let table = loader.read(&path)?;
-        acpi_table::parse(table).map_err(|error| Error::AcpiTable(path.clone(), error))?;
+        if let Err(why) = acpi_table::parse(table) {
+            // The machine's own tables may do.
+            console::line(format_args!("warning: {}; skipped", Error::AcpiTable(path, why)));
+            continue;
+        }
         loader.keep(name, FileKind::AcpiTable, table)?;
     }
+    loader.symbols()?;
     let command_line = loader.command_line()?;
     Ok(Loaded { kernel, files: loader.files, command_line })
 }
@@ -147,6 +155,16 @@ impl Loader<'_> {
             return Err(Error::Empty(name.to_owned()));
         }
         Ok(contents.bytes)
+    }
+
+    /// The kernel's symbols: only a panic would miss them.
+    fn symbols(&mut self) -> Result<(), Error> {
+        let summed = self.sums.is_some();
+        if let Some(contents) = self.volume.read_if_present(SYMBOLS, summed)? {
+            let bytes = self.verified(SYMBOLS, contents)?;
+            self.keep(SYMBOLS.to_owned(), FileKind::Symbols, bytes)?;
+        }
+        Ok(())
     }
 
     /// The file `cmdline`, else the options that the firmware started this program with.

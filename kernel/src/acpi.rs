@@ -31,6 +31,7 @@ pub(crate) fn read(info: &BootInfo, handoff: &Handoff) -> Machine {
         log::warn!("the firmware has no ACPI tables; a PC's conventions are assumed");
     }
     let machine = firmware::read(&Mapped, rsdp, &files, |problem| log::warn!("{problem}"));
+    machine.brought.iter().for_each(|table| log::info!("{table}"));
     if let Some(power_off) = machine.power_off {
         POWER_OFF.call_once(|| power_off);
     }

@@ -57,6 +57,7 @@ fn main(info: Option<&BootInfo>, entry_tsc: u64) -> ! {
     log::debug!("command line: \"{}\"", handoff.command_line);
     let frames = mem::counts();
     log::info!("{} MiB of memory, {} MiB free", frames.total >> 8, frames.free >> 8);
+    panic::test_if_asked(&handoff.command_line);
     let machine = acpi::read(&info, &handoff);
     let timer = irq::init(&machine);
     let plan = Plan { config, handoff, entry_tsc, unix_time: info.unix_time };

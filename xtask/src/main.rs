@@ -23,6 +23,7 @@ mod roots;
 mod run;
 mod step;
 mod suite;
+mod symbols;
 mod sysroot;
 mod terminal;
 mod test;

@@ -9,6 +9,7 @@ mod exits;
 mod guests;
 mod host;
 mod input;
+mod kernel;
 mod leash;
 mod linux;
 mod loaders;
@@ -24,6 +25,7 @@ pub(crate) fn steps() -> Vec<Step> {
     steps.extend(exits::steps());
     steps.extend(disk::steps());
     steps.extend(linux::steps());
+    steps.extend(kernel::steps());
     steps.extend(input::steps());
     steps.extend(leash::steps());
     steps

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::elf;
+use crate::{elf, symbols};
 
 /// Where the firmware looks for what to start (UEFI 2.10, 3.5.1.1).
 pub(crate) const BOOT: &str = "EFI/BOOT/BOOTX64.EFI";
@@ -13,6 +13,8 @@ pub(crate) const BOOT: &str = "EFI/BOOT/BOOTX64.EFI";
 pub(crate) const FOLDER: &str = "EFI/kerf";
 /// Kerf's kernel, in [`FOLDER`].
 pub(crate) const KERNEL: &str = "kernel.elf";
+/// What the kernel names its functions by, in [`FOLDER`].
+pub(crate) const SYMBOLS: &str = "kernel.sym";
 /// The configuration, in [`FOLDER`].
 pub(crate) const CONFIG: &str = "kerf.toml";
 /// Sums of all files of [`FOLDER`], in the format of sha256sum(1).
@@ -29,6 +31,9 @@ impl Volume {
     pub(crate) fn new(boot: Vec<u8>, kernel: Vec<u8>, config: &str) -> Self {
         let mut volume = Self::default();
         volume.files.insert(BOOT.into(), boot);
+        if let Some(table) = symbols::table(&kernel) {
+            volume.insert(SYMBOLS, table);
+        }
         volume.insert(KERNEL, elf::strip(kernel));
         volume.insert(CONFIG, config.into());
         volume

@@ -148,8 +148,10 @@ pub enum FileKind {
     Config = 1,
     /// A file that a VM's configuration names: guest kernel or initrd. The same file is loaded once.
     Guest = 2,
-    /// An additional ACPI table.
+    /// An ACPI table: additional, or in place of one of the firmware's.
     AcpiTable = 3,
+    /// What the kernel names its functions by.
+    Symbols = 4,
 }
 
 /// The screen as the firmware left it (UEFI 2.10, 12.9).

@@ -22,4 +22,4 @@ mod tables;
 mod tests;
 
 pub use machine::{IoApic, Line, Machine, PmTimer, PowerOff, read};
-pub use tables::{PhysicalMemory, Problem, Signature, Trouble};
+pub use tables::{Brought, PhysicalMemory, Problem, Signature, Trouble};

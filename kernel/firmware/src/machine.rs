@@ -6,7 +6,7 @@ use hw::{Hpa, Port};
 
 use crate::aml;
 use crate::bytes::{self, u8, u16, u32};
-use crate::tables::{self, HEADER_BYTES, PhysicalMemory, Problem, Signature, Table, Trouble};
+use crate::tables::{self, Brought, HEADER_BYTES, PhysicalMemory, Problem, Signature, Table, Trouble};
 
 /// The machine, as far as Kerf needs to know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -23,6 +23,8 @@ pub struct Machine {
     pub hpet: Option<Hpa>,
     /// How the machine is powered off.
     pub power_off: Option<PowerOff>,
+    /// What the boot volume changed in the tables.
+    pub brought: Vec<Brought>,
     /// What to write where to reset the machine, where that is a port (ACPI 6.5, 4.8.3.6).
     pub reset: Option<(Port, u8)>,
 }
@@ -77,17 +79,17 @@ impl Machine {
     }
 }
 
-/// Reads the machine's tables. `files` are tables that the boot volume brought: one of them takes the place of the
-/// firmware's of the same signature.
+/// Reads the machine's tables. `files` are tables that the boot volume brought: each takes the place of the firmware's of
+/// the same signature, and the same OEM table ID where there may be several, or is added.
 pub fn read(
     memory: &impl PhysicalMemory,
     rsdp: Option<Hpa>,
     files: &[&'static [u8]],
     mut report: impl FnMut(Problem),
 ) -> Machine {
-    let tables = tables::all(memory, rsdp, files, &mut report);
+    let (tables, brought) = tables::all(memory, rsdp, files, &mut report);
     let find = |signature: &[u8; 4]| tables.iter().find(|table| table.signature.0 == *signature);
-    let mut machine = Machine::default();
+    let mut machine = Machine { brought, ..Machine::default() };
     if let Some(madt) = find(b"APIC") {
         read_madt(&mut machine, madt, &mut report);
     }

@@ -54,7 +54,7 @@ pub enum Trouble {
     Signature(Signature),
     /// Its length, in bytes, is too short for its header or longer than any table is. It is skipped.
     Length(u64),
-    /// Its bytes do not sum up to zero. It is used all the same.
+    /// Its bytes do not sum up to zero. The firmware's is used all the same, a file's is skipped.
     Checksum,
     /// The entry at this offset is cut short or says that it has no bytes. What comes after it is not read.
     Entry(usize),
@@ -75,6 +75,7 @@ impl fmt::Display for Problem {
             Trouble::Length(bytes) => {
                 write!(f, "a length of {bytes} bytes makes no sense; skipped")
             }
+            Trouble::Checksum if self.at.is_none() => f.write_str("wrong checksum; skipped"),
             Trouble::Checksum => f.write_str("wrong checksum; used all the same"),
             Trouble::Entry(offset) => {
                 write!(f, "the entry at offset {offset:#x} is malformed; the rest is not read")
@@ -108,7 +109,16 @@ impl Table {
             report(table.problem(Trouble::Length(length as u64)));
             return None;
         }
-        table.checked(report)
+        if !bytes::sums_to_zero(table.bytes) {
+            report(table.problem(Trouble::Checksum));
+            return None;
+        }
+        Some(table)
+    }
+
+    /// The OEM's name of the table, which tells apart those of one signature.
+    fn oem_table_id(&self) -> [u8; 8] {
+        bytes::array(self.bytes, 16).unwrap_or_default()
     }
 
     /// The table at `at`, whatever its signature.
@@ -133,41 +143,81 @@ impl Table {
             return None;
         };
         table.bytes = bytes;
-        table.checked(report)
-    }
-
-    fn checked(self, report: &mut impl FnMut(Problem)) -> Option<Self> {
-        if !bytes::sums_to_zero(self.bytes) {
-            report(self.problem(Trouble::Checksum));
+        if !bytes::sums_to_zero(bytes) {
+            report(table.problem(Trouble::Checksum));
         }
-        Some(self)
+        Some(table)
     }
 }
 
-/// All tables: those from files first, so that they take the place of the firmware's.
+/// A table that the boot volume brought and that is used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Brought {
+    /// Its signature.
+    pub signature: Signature,
+    /// It took the place of one of the firmware's, rather than being added to them.
+    pub replaces: bool,
+}
+
+impl fmt::Display for Brought {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ACPI table {} from the boot volume, ", self.signature)?;
+        f.write_str(if self.replaces { "in place of the firmware's" } else { "added" })
+    }
+}
+
+/// Tables of which a machine has several, told apart by their OEM table IDs (ACPI 6.5, table 5.5).
+const SEVERAL: [Signature; 3] = [Signature(*b"SSDT"), Signature(*b"PSDT"), Signature(*b"UEFI")];
+
+/// All tables that count: those from files, and those of the firmware's that none of them takes the place of.
 pub(crate) fn all(
     memory: &impl PhysicalMemory,
     rsdp: Option<Hpa>,
     files: &[&'static [u8]],
     report: &mut impl FnMut(Problem),
-) -> Vec<Table> {
+) -> (Vec<Table>, Vec<Brought>) {
     let mut tables: Vec<Table> =
         files.iter().filter_map(|file| Table::from_file(file, report)).collect();
-    if let Some((root, width)) = rsdp.and_then(|at| root(memory, at, report)) {
-        let entries = root.bytes.get(HEADER_BYTES..).unwrap_or_default();
-        if entries.len() % width != 0 {
-            let whole = entries.len() / width * width;
-            report(root.problem(Trouble::Entry(HEADER_BYTES + whole)));
+    let note = |table: &Table| Brought { signature: table.signature, replaces: false };
+    let mut brought: Vec<Brought> = tables.iter().map(note).collect();
+    let firmware = firmware(memory, rsdp, report);
+    for table in &firmware {
+        let same = |other: &Table| other.signature == table.signature;
+        let one_of_several =
+            SEVERAL.contains(&table.signature) || firmware.iter().filter(|t| same(t)).count() > 1;
+        // Only files are in the front, as many as there are notes.
+        let place = brought.iter_mut().zip(&tables).find(|(_, file)| {
+            same(file) && (!one_of_several || file.oem_table_id() == table.oem_table_id())
+        });
+        match place {
+            Some((note, _)) => note.replaces = true,
+            None => tables.push(*table),
         }
-        for entry in entries.chunks_exact(width) {
-            let at = match width {
-                8 => bytes::u64(entry, 0),
-                _ => bytes::u32(entry, 0).map(u64::from),
-            };
-            // Null entries are common and harmless.
-            let at = at.filter(|&raw| raw != 0).map(Hpa::new);
-            tables.extend(at.and_then(|at| Table::at(memory, at, report)));
-        }
+    }
+    (tables, brought)
+}
+
+/// The firmware's tables.
+fn firmware(
+    memory: &impl PhysicalMemory,
+    rsdp: Option<Hpa>,
+    report: &mut impl FnMut(Problem),
+) -> Vec<Table> {
+    let mut tables = Vec::new();
+    let Some((root, width)) = rsdp.and_then(|at| root(memory, at, report)) else { return tables };
+    let entries = root.bytes.get(HEADER_BYTES..).unwrap_or_default();
+    if entries.len() % width != 0 {
+        let whole = entries.len() / width * width;
+        report(root.problem(Trouble::Entry(HEADER_BYTES + whole)));
+    }
+    for entry in entries.chunks_exact(width) {
+        let at = match width {
+            8 => bytes::u64(entry, 0),
+            _ => bytes::u32(entry, 0).map(u64::from),
+        };
+        // Null entries are common and harmless.
+        let at = at.filter(|&raw| raw != 0).map(Hpa::new);
+        tables.extend(at.and_then(|at| Table::at(memory, at, report)));
     }
     tables
 }

@@ -195,6 +195,73 @@ fn a_table_from_the_boot_volume_takes_the_firmwares_place() {
     assert_eq!(machine.cpus, [9, 0x100]);
 }
 
+fn ssdt(oem_table_id: &[u8; 8], body: u8) -> Vec<u8> {
+    let mut ssdt = table(b"SSDT", &[body]);
+    ssdt[16..24].copy_from_slice(oem_table_id);
+    seal(ssdt, 9)
+}
+
+/// The machine with two SSDTs more, `one` and `two`.
+fn with_ssdts() -> Memory {
+    let mut memory = small_machine();
+    let entries: Vec<u8> =
+        [0x3000u64, 0xa000, 0xb000].iter().flat_map(|e| e.to_le_bytes()).collect();
+    memory.put(0x2000, table(b"XSDT", &entries));
+    memory.put(0xa000, ssdt(b"one     ", 1));
+    memory.put(0xb000, ssdt(b"two     ", 2));
+    memory
+}
+
+fn contents(memory: &Memory, files: &[&'static [u8]]) -> Vec<(String, u8)> {
+    let (tables, _) = crate::tables::all(memory, Some(Hpa::new(0x1000)), files, &mut |_| ());
+    let last = |bytes: &[u8]| *bytes.last().unwrap();
+    tables.iter().map(|t| (t.signature.to_string(), last(t.bytes))).collect()
+}
+
+#[test]
+fn an_ssdt_takes_the_place_of_the_one_with_its_id_only() {
+    let last = *madt_body().last().unwrap();
+    let file: &'static [u8] = ssdt(b"two     ", 7).leak();
+    let all = [("SSDT".into(), 7), ("APIC".into(), last), ("SSDT".into(), 1)];
+    assert_eq!(contents(&with_ssdts(), &[file]), all);
+    let (machine, _) = read_with(&with_ssdts(), &[file]);
+    assert_eq!(machine.brought.iter().map(|b| b.replaces).collect::<Vec<_>>(), [true]);
+}
+
+#[test]
+fn an_ssdt_with_a_new_id_is_added() {
+    let file: &'static [u8] = ssdt(b"three   ", 7).leak();
+    assert_eq!(contents(&with_ssdts(), &[file]).len(), 4);
+    let (machine, _) = read_with(&with_ssdts(), &[file]);
+    assert_eq!(machine.brought[0].to_string(), "ACPI table SSDT from the boot volume, added");
+}
+
+#[test]
+fn an_id_decides_where_the_firmware_has_several_of_any_signature() {
+    let mut memory = with_ssdts();
+    let oem = |id: &[u8; 8], body| {
+        let mut oem = table(b"OEM1", &[body]);
+        oem[16..24].copy_from_slice(id);
+        seal(oem, 9)
+    };
+    memory.put(0xa000, oem(b"one     ", 1));
+    memory.put(0xb000, oem(b"two     ", 2));
+    let file: &'static [u8] = oem(b"one     ", 9).leak();
+    let found = contents(&memory, &[file]);
+    let found: Vec<u8> = found.into_iter().filter(|(s, _)| s == "OEM1").map(|(_, b)| b).collect();
+    assert_eq!(found, [9, 2]);
+}
+
+#[test]
+fn a_table_file_with_a_wrong_checksum_is_told_and_skipped() {
+    let mut bad = table(b"APIC", &[0; 8]);
+    bad[9] ^= 1;
+    let (machine, problems) = read_with(&small_machine(), &[bad.leak()]);
+    assert_eq!((problems.len(), problems[0].trouble), (1, Trouble::Checksum));
+    assert!(problems[0].to_string().ends_with("skipped"));
+    assert_eq!((machine.cpus, machine.brought), (vec![0, 0x100], vec![]));
+}
+
 #[test]
 fn a_table_file_cut_short_is_told() {
     let file: &'static [u8] = &table(b"APIC", &madt_body()).leak()[..50];

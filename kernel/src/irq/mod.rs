@@ -20,7 +20,7 @@ use spin::Once;
 use x86_spec::apic::DeliveryMode;
 
 use crate::platform::Tsc;
-use crate::{console, start};
+use crate::{console, panic, start};
 use ioapic::IoApics;
 use lapic::Lapic;
 
@@ -57,7 +57,10 @@ static UNEXPECTED: AtomicU64 = AtomicU64::new(0);
 /// Every interrupt vector ends up here, with interrupts off.
 pub(crate) fn dispatch(vector: u8) {
     match vector {
-        TIMER => start::current().note_timer(),
+        TIMER => {
+            start::current().note_timer();
+            panic::tick();
+        }
         UART => console::receive(),
         KICK => start::current().note_kick(),
         // Neither has an in-service bit, so neither is ended.
@@ -131,6 +134,13 @@ pub(crate) fn parked_at_ns() -> u64 {
 /// Stops a CPU, by APIC ID, until it is started. False where the message does not go out.
 pub(crate) fn send_init(id: u32) -> bool {
     Lapic::current().is_some_and(|lapic| lapic.send(id, DeliveryMode::Init, 0))
+}
+
+/// Sends a non-maskable interrupt, by APIC ID.
+pub(crate) fn send_nmi(id: u32) {
+    if let Some(lapic) = Lapic::current() {
+        lapic.send(id, DeliveryMode::Nmi, 0);
+    }
 }
 
 /// Starts a stopped CPU in real mode at the page with the number `vector`. False where the message does not go out.

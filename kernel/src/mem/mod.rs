@@ -30,6 +30,8 @@ use ::frames::Entry;
 use boot_info::{BootFile, BootInfo, FileKind, MemoryKind, MemoryRegion};
 use hw::Hpa;
 
+use crate::start;
+
 /// Page-table memory ran out, or the map describes none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum MemoryError {
@@ -77,11 +79,13 @@ pub(crate) fn init(info: &BootInfo) -> Result<Handoff, MemoryError> {
         command_line: String::from_utf8_lossy(direct::records(info.command_line)).into_owned(),
     };
     frames::reclaim(map);
+    let symbols = handoff.files.iter().find(|file| file.kind == Some(FileKind::Symbols));
+    start::set_symbols(symbols.map_or(&[], |file| file.bytes), space::text());
     Ok(handoff)
 }
 
 fn loaded_file(file: &BootFile) -> LoadedFile {
-    let kind = [FileKind::Config, FileKind::Guest, FileKind::AcpiTable];
+    let kind = [FileKind::Config, FileKind::Guest, FileKind::AcpiTable, FileKind::Symbols];
     LoadedFile {
         kind: kind.into_iter().find(|&kind| kind as u32 == file.kind),
         name: file.name().into(),

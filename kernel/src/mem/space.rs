@@ -88,6 +88,13 @@ pub(crate) fn image_bytes() -> u64 {
     &raw const __data_end as u64 - KERNEL_BASE
 }
 
+/// The kernel's code.
+pub(super) fn text() -> &'static [u8] {
+    let (start, end) = (&raw const __text_start, &raw const __text_end);
+    // SAFETY: the linker script bounds the text by the two symbols; it is mapped, and nothing writes to it.
+    unsafe { core::slice::from_raw_parts(start, end.offset_from_unsigned(start)) }
+}
+
 /// What is RAM. Runtime services are never called, so their memory is left alone.
 fn is_memory(kind: MemoryKind) -> bool {
     matches!(

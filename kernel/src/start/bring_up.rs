@@ -8,6 +8,7 @@ use core::sync::atomic::{Ordering, fence};
 use hw::{Clock, Deadline, wait_until};
 use spin::Once;
 
+use super::machine_check;
 use super::percpu::{self, PerCpu};
 use super::stack;
 use super::trampoline::Trampoline;
@@ -40,6 +41,7 @@ pub(crate) fn cpus() -> &'static [&'static PerCpu] {
 pub(crate) fn bring_up(entry: fn() -> !) -> usize {
     let boot = super::current();
     boot.set_topology();
+    machine_check::enable();
     let mut running: Vec<&'static PerCpu> = alloc::vec![boot];
     let others = irq::others();
     if !others.is_empty() {
@@ -115,6 +117,7 @@ extern "sysv64" fn enter(cpu: *const PerCpu) -> ! {
     irq::join();
     let cpu = super::current();
     cpu.set_topology();
+    machine_check::enable();
     cpu.set_up();
     while CPUS.get().is_none() {
         core::hint::spin_loop();

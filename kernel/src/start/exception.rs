@@ -1,11 +1,14 @@
-//! Exceptions: one is a table look-up (a faulting instruction that was prepared for it), NMIs are counted, and every
-//! other is a fault of Kerf's own, reported with all registers.
+//! Exceptions: one is a table look-up (a faulting instruction that was prepared for it), NMIs are counted and may stop the
+//! CPU, and every other is a fault of Kerf's own or of the machine, reported with all registers.
 
 use core::arch::asm;
 use core::fmt;
-use core::sync::atomic::Ordering;
+use core::mem::{MaybeUninit, offset_of};
 
-use crate::{console, irq, power};
+use symbols::Frame;
+
+use super::{machine_check, stop};
+use crate::{irq, panic};
 
 /// The registers at an interrupt or exception, as [`super::idt`] pushes them.
 #[derive(Clone, Copy, Debug)]
@@ -53,24 +56,33 @@ const FIRST_INTERRUPT: u64 = 32;
 const NMI: u64 = 2;
 /// General protection.
 const GP: u64 = 13;
+/// Page fault.
+const PF: u64 = 14;
+/// Machine check.
+const MC: u64 = 18;
 
 /// Where every vector ends up. Interrupts are off.
 pub(super) extern "sysv64" fn dispatch(frame: &mut TrapFrame) {
     match frame.vector {
         NMI => {
-            super::current().nmis.fetch_add(1, Ordering::Relaxed);
+            super::current().note_nmi();
+            stop::obey();
         }
+        MC => machine_check::handle(frame),
         vector @ FIRST_INTERRUPT..=255 => irq::dispatch(vector as u8),
-        vector => match fixups().iter().find(|fixup| vector == GP && fixup.at == frame.rip) {
-            Some(fixup) => frame.rip = fixup.resume,
-            None => die(frame),
-        },
+        vector => {
+            match fixups().iter().find(|fixup| [GP, PF].contains(&vector) && fixup.at == frame.rip)
+            {
+                Some(fixup) => frame.rip = fixup.resume,
+                None => die(frame),
+            }
+        }
     }
 }
 
 /// How many NMIs the calling CPU took.
 pub(crate) fn nmi_count() -> u32 {
-    super::current().nmis.load(Ordering::Relaxed)
+    super::current().nmis()
 }
 
 /// Takes a lock away from whoever holds it: for a CPU that is about to stop for good, and may hold it itself.
@@ -88,18 +100,7 @@ fn fixups() -> &'static [Fixup] {
 }
 
 fn die(frame: &TrapFrame) -> ! {
-    console::emergency();
-    let cpu = super::current();
-    log::error!(
-        "exception {} ({}) on CPU {}, APIC ID {:#x}",
-        frame.vector,
-        name(frame.vector),
-        cpu.number,
-        cpu.apic_id()
-    );
-    log::error!("{frame}");
-    console::say(format_args!("PANIC"));
-    power::stop(power::Verdict::Panic)
+    panic::die(format_args!("exception {} ({})", frame.vector, name(frame.vector)), frame)
 }
 
 /// The exception's name (SDM vol. 3, table 6-1).
@@ -125,6 +126,47 @@ fn name(vector: u64) -> &'static str {
         20 => "#VE virtualization",
         21 => "#CP control protection",
         _ => "reserved",
+    }
+}
+
+impl TrapFrame {
+    /// The caller's own registers, as nearly as they can be had.
+    #[inline(always)]
+    pub(crate) fn here() -> Self {
+        let mut frame = MaybeUninit::<Self>::zeroed();
+        // SAFETY: zero is a value of every field; each store goes to the field whose offset it has.
+        unsafe {
+            asm!(
+                "mov [rax + {r15}], r15",
+                "mov [rax + {r15} + 8], r14",
+                "mov [rax + {r15} + 16], r13",
+                "mov [rax + {r15} + 24], r12",
+                "mov [rax + {rbp}], rbp",
+                "mov [rax + {rbp} + 8], rbx",
+                "mov [rax + {rsp}], rsp",
+                "lea rcx, [rip]",
+                "mov [rax + {rip}], rcx",
+                "mov [rax + {rip} + 8], cs",
+                "mov [rax + {rsp} + 8], ss",
+                in("rax") frame.as_mut_ptr(),
+                out("rcx") _,
+                r15 = const offset_of!(Self, r15),
+                rbp = const offset_of!(Self, rbp),
+                rip = const offset_of!(Self, rip),
+                rsp = const offset_of!(Self, rsp),
+                options(nostack, preserves_flags),
+            );
+            frame.assume_init()
+        }
+    }
+
+    /// Where RIP, RSP and RBP are in it.
+    pub(super) const FRAME: [usize; 3] =
+        [offset_of!(Self, rip), offset_of!(Self, rsp), offset_of!(Self, rbp)];
+
+    /// The frame it is in.
+    pub(super) fn frame(&self) -> Frame {
+        Frame { rip: self.rip, rsp: self.rsp, rbp: self.rbp }
     }
 }
 

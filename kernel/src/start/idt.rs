@@ -38,6 +38,8 @@ global_asm!(
 unsafe extern "C" {
     /// The first stub.
     static kerf_vector_stubs: u8;
+    /// What follows the call of the handler.
+    static kerf_trap_return: u8;
 }
 
 /// Saves the registers as [`super::TrapFrame`] has them, and hands them to Rust.
@@ -62,6 +64,8 @@ extern "sysv64" fn common() {
         "cld",
         "mov rdi, rsp",
         "call {dispatch}",
+        ".globl kerf_trap_return",
+        "kerf_trap_return:",
         "pop r15",
         "pop r14",
         "pop r13",
@@ -81,6 +85,11 @@ extern "sysv64" fn common() {
         "iretq",
         dispatch = sym exception::dispatch,
     )
+}
+
+/// Where every handler returns to, with RSP at a [`super::TrapFrame`].
+pub(super) fn trap_return() -> u64 {
+    &raw const kerf_trap_return as u64
 }
 
 /// The table: 256 gates of two words.

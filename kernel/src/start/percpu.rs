@@ -27,12 +27,14 @@ pub(crate) struct PerCpu {
     timer: AtomicBool,
     /// It runs Kerf.
     up: AtomicBool,
+    /// It was stopped for good.
+    stopped: AtomicBool,
     /// Where it sits, once that is known.
     topology: Once<Topology>,
     /// How many times another CPU kicked it.
     kicks: AtomicU32,
     /// How many NMIs came.
-    pub(super) nmis: AtomicU32,
+    nmis: AtomicU32,
     gdt: Gdt,
     tss: Tss,
 }
@@ -50,6 +52,7 @@ impl PerCpu {
             apic_id: AtomicU32::new(u32::MAX),
             timer: AtomicBool::new(false),
             up: AtomicBool::new(false),
+            stopped: AtomicBool::new(false),
             topology: Once::new(),
             kicks: AtomicU32::new(0),
             nmis: AtomicU32::new(0),
@@ -88,6 +91,16 @@ impl PerCpu {
         self.up.load(Ordering::Acquire)
     }
 
+    /// Says that it has stopped for good.
+    pub(super) fn set_stopped(&self) {
+        self.stopped.store(true, Ordering::Release);
+    }
+
+    /// Whether it has stopped for good.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Acquire)
+    }
+
     /// Notes that another CPU kicked it.
     pub(crate) fn note_kick(&self) {
         self.kicks.fetch_add(1, Ordering::Relaxed);
@@ -96,6 +109,11 @@ impl PerCpu {
     /// How many kicks came.
     pub(crate) fn kicks(&self) -> u32 {
         self.kicks.load(Ordering::Relaxed)
+    }
+
+    /// Counts an NMI.
+    pub(super) fn note_nmi(&self) {
+        self.nmis.fetch_add(1, Ordering::Relaxed);
     }
 
     /// How many NMIs came.

@@ -9,6 +9,7 @@
 pub mod apic;
 pub mod cpu;
 pub mod cpuid;
+pub mod mce;
 pub mod msr;
 pub mod segment;
 pub mod svm;

@@ -37,6 +37,8 @@ msrs! {
     MCG_CAP = 0x179;
     /// Machine-check global status.
     MCG_STATUS = 0x17a;
+    /// Machine-check global control.
+    MCG_CTL = 0x17b;
     /// Miscellaneous enables.
     MISC_ENABLE = 0x1a0;
     /// Debug control.

@@ -1,0 +1,131 @@
+//! Kerf's own part: its panic, all CPUs of the machine, tables that the boot volume brings, consoles.
+
+use std::time::Duration;
+
+use crate::bed::{BedKind, Machine, Outcome, Verdict};
+use crate::explain::Explain as _;
+use crate::step::{Context, Step, Trial};
+use crate::suite::{guests, on_bed, pattern, require};
+use crate::volume::Volume;
+
+const GUEST: &str = "ticks";
+const LIMIT: Duration = Duration::from_secs(120);
+/// CPUs of a machine that has several.
+const CPUS: u32 = 4;
+
+pub(super) fn steps() -> Vec<Step> {
+    let panics = BedKind::ALL.map(|bed| {
+        on_bed(bed, "a panic names its functions and stops all CPUs", move |context| {
+            panic_is_told(context, bed)
+        })
+    });
+    let qemu = [
+        on_bed(BedKind::Qemu, "a CPU that does not start is left out", absent_cpu),
+        on_bed(BedKind::Qemu, "a table with a wrong sum is skipped", damaged_table),
+    ];
+    panics.into_iter().chain(qemu).collect()
+}
+
+/// A volume with a small guest, changed by `change`.
+fn volume(context: &Context, change: impl FnOnce(&mut Volume)) -> Result<Volume, String> {
+    let description = guests::describe(context, GUEST, None)?;
+    let artefacts = context.artefacts()?;
+    let read = |path: &std::path::Path| std::fs::read(path).explain(|| path.display().to_string());
+    let mut volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
+    change(&mut volume);
+    volume.seal();
+    Ok(volume)
+}
+
+fn boot(
+    context: &Context,
+    bed: BedKind,
+    machine: Machine,
+    volume: Volume,
+) -> Result<Outcome, String> {
+    context.trial(bed, Trial { volume, machine, expect: None, typed: Vec::new(), timeout: LIMIT })
+}
+
+/// The console must match all of `patterns`.
+fn shows(outcome: &Outcome, patterns: &[&str]) -> Result<(), String> {
+    for text in patterns {
+        require(pattern(text)?.is_match(&outcome.console), || {
+            format!("nothing matches {text:?}: {}", outcome.describe())
+        })?;
+    }
+    Ok(())
+}
+
+fn panic_is_told(context: &Context, bed: BedKind) -> Result<(), String> {
+    let volume = volume(context, |volume| volume.insert("cmdline", b"panic-test".to_vec()))?;
+    let cpus = if bed == BedKind::Qemu { CPUS } else { 1 };
+    let outcome = boot(context, bed, Machine { cpus, ..Machine::default() }, volume)?;
+    let outcome = outcome.require(&Verdict::Stopped)?;
+    shows(
+        &outcome,
+        &[
+            r"error: panic-test on the command line at kernel/src/panic\.rs:\d+, on CPU \d+",
+            r"rip +0x[0-9a-f]{16}",
+            // From where it was noticed, by what that interrupted, back to the CPU's start.
+            r"(?s)error:   at 0xffffffff8[0-9a-f]+ kernel::.*error:   at 0xffffffff8[0-9a-f]+ kernel::",
+            r"error:   at 0xffffffff8[0-9a-f]+ (_start|kernel::start::bring_up::enter)\+0x",
+            &format!("last exits of {GUEST}/0 on CPU "),
+            "kerf: PANIC",
+        ],
+    )?;
+    match cpus {
+        1 => Ok(()),
+        _ => shows(&outcome, &[&format!("error: {0} of {0} other CPUs stopped", cpus - 1)]),
+    }
+}
+
+/// The MADT of the boot volume takes the firmware's place, and names a CPU that is not there.
+fn absent_cpu(context: &Context) -> Result<(), String> {
+    let volume = volume(context, |volume| volume.insert("acpi/apic.aml", madt(&[0, 1, 77])))?;
+    let machine = Machine { cpus: 2, ..Machine::default() };
+    let outcome = boot(context, BedKind::Qemu, machine, volume)?.require(&Verdict::Exited(0))?;
+    shows(
+        &outcome,
+        &[
+            r"ACPI table APIC from the boot volume, in place of the firmware's",
+            r"warning: the CPU with APIC ID 0x4d does not start; it is left out",
+        ],
+    )
+}
+
+fn damaged_table(context: &Context) -> Result<(), String> {
+    let mut table = madt(&[0]);
+    table[9] ^= 1;
+    let volume = volume(context, |volume| volume.insert("acpi/apic.aml", table))?;
+    let outcome = boot(context, BedKind::Qemu, Machine::default(), volume)?;
+    let outcome = outcome.require(&Verdict::Exited(0))?;
+    shows(&outcome, &[r"warning: EFI/kerf/acpi/apic\.aml: damaged: [^\n]*; skipped"])
+}
+
+/// A MADT with these CPUs, and QEMU's I/O APIC (ACPI 6.5, 5.2.12).
+fn madt(ids: &[u8]) -> Vec<u8> {
+    let mut table = b"APIC\0\0\0\0\x03\0KERF  TESTAPIC\x01\0\0\0KERF\x01\0\0\0".to_vec();
+    table.extend(0xfee0_0000_u32.to_le_bytes());
+    table.extend(1_u32.to_le_bytes());
+    for &id in ids {
+        table.extend([0, 8, id, id, 1, 0, 0, 0]);
+    }
+    table.extend([1, 12, 0, 0]);
+    table.extend(0xfec0_0000_u32.to_le_bytes());
+    table.extend(0_u32.to_le_bytes());
+    let length = table.len() as u32;
+    table[4..8].copy_from_slice(&length.to_le_bytes());
+    let sum = table.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
+    table[9] = sum.wrapping_neg();
+    table
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_sound() {
+        assert!(images::acpi_table::parse(&madt(&[0, 1, 77])).is_ok());
+    }
+}
