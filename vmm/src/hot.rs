@@ -112,18 +112,17 @@ struct Hot<'a, M> {
 }
 
 impl<M: GuestMemory> Hot<'_, M> {
-    /// The length of the instruction at RIP: the CPU's word, or found in the guest's memory.
+    /// Whether the instruction at RIP is what the exit says: by the CPU's word, which then gives its length as well, or by
+    /// the guest's memory.
     #[inline(always)]
-    fn length<P: Partial>(&mut self, vcpu: &P, expected: Plain) -> Option<u8> {
-        match vcpu.instruction_len() {
-            Some(len) => Some(len),
-            None => {
-                let bytes = walk::code_word(&vcpu.code64()?, self.memory)?;
-                let len = quick::length(bytes, expected)?;
-                self.core.retries.clear();
-                Some(len)
-            }
+    fn length<P: Partial>(&mut self, vcpu: &P, expected: Plain) -> Option<Option<u8>> {
+        if vcpu.knows_length() {
+            return Some(None);
         }
+        let bytes = walk::code_word(&vcpu.code64()?, self.memory)?;
+        let len = quick::length(bytes, expected)?;
+        self.core.retries.clear();
+        Some(Some(len))
     }
 
     #[inline(always)]
@@ -131,101 +130,105 @@ impl<M: GuestMemory> Hot<'_, M> {
         self.core.counters.note(kind);
         self.core.ring.note(ExitRecord { kind, rip, detail });
     }
-}
 
-impl<M: GuestMemory> HotExits for Hot<'_, M> {
-    #[inline(always)]
-    fn cpuid<P: Partial>(&mut self, vcpu: &mut P) -> Answer {
-        let leaf = vcpu.rax();
-        let Some(answer) = self.vm.spec.cpuid.plain(leaf as u32) else { return Answer::Pass };
-        let Some(len) = self.length(vcpu, Plain::Cpuid) else { return Answer::Pass };
-        let rip = vcpu.rip();
-        self.note(ExitKind::Cpuid, rip, leaf);
-        vcpu.set_abcd([answer.eax, answer.ebx, answer.ecx, answer.edx]);
-        vcpu.advance(rip, len);
-        Answer::Again
-    }
-
-    #[inline(always)]
-    fn hypercall<P: Partial>(&mut self, vcpu: &mut P) -> Answer {
-        if vcpu.rax() != hypercall::number::VERSION || vcpu.cpl() != 0 {
-            return Answer::Pass;
-        }
-        let Some(len) = self.length(vcpu, Plain::Hypercall) else { return Answer::Pass };
-        let rip = vcpu.rip();
-        self.note(ExitKind::Hypercall, rip, hypercall::number::VERSION);
-        vcpu.set_rax(hypercall::VERSION);
-        vcpu.advance(rip, len);
-        Answer::Again
-    }
-
-    #[inline(always)]
-    fn msr_read<P: Partial>(&mut self, _: Msr, _: &mut P) -> Answer {
-        Answer::Pass
-    }
-
-    #[inline(always)]
-    fn msr_write<P: Partial>(&mut self, msr: Msr, vcpu: &mut P) -> Answer {
-        if !matches!(msr, msr::TSC_DEADLINE | EOI | SELF_IPI) {
-            return Answer::Pass;
-        }
-        let value = vcpu.rdx() << 32 | vcpu.rax() & 0xffff_ffff;
-        let Some(len) = self.length(vcpu, Plain::Wrmsr) else { return Answer::Pass };
-        let answer = match (msr, value) {
-            (msr::TSC_DEADLINE, 0) => {
-                // Where the host's timer was set to it, that comes for nothing.
-                self.core.lapic.stop_deadline();
-                Answer::Again
-            }
-            (EOI, 0) => self.core.lapic.end_edge(),
-            (SELF_IPI, 16..=255) if self.core.lapic.takes_self_ipi() => Answer::Leave,
-            _ => Answer::Pass,
-        };
+    /// x2APIC's end of interrupt.
+    #[inline(never)]
+    fn end_of_interrupt<P: Partial>(&mut self, vcpu: P) -> Answer {
+        let Some(len) = self.length(&vcpu, Plain::Wrmsr) else { return Answer::Pass };
+        let answer = self.core.lapic.end_edge();
         if answer == Answer::Pass {
             return answer;
         }
         let rip = vcpu.rip();
-        self.note(ExitKind::MsrWrite, rip, msr.0.into());
-        vcpu.advance(rip, len);
-        match msr {
-            SELF_IPI => self.core.interrupt_self(value as u8, vcpu),
-            _ => answer,
-        }
+        self.note(ExitKind::MsrWrite, rip, EOI.0.into());
+        let _ = vcpu.advance(rip, len);
+        self.core.settled &= answer == Answer::Again;
+        answer
     }
 
-    #[inline(always)]
-    fn port_io<P: Partial>(&mut self, access: PortIo, vcpu: &mut P) -> Answer {
-        if access.port != pci::PORTS.first || access.width != Width::W4 {
+    /// A self-IPI: delivered at the next entry if nothing else is to be looked at for that.
+    #[inline(never)]
+    fn self_ipi<P: Partial>(&mut self, vector: u8, vcpu: P) -> Answer {
+        if vector < 16 || !self.core.lapic.takes_self_ipi() {
             return Answer::Pass;
         }
-        let Some(len) = vcpu.instruction_len() else { return Answer::Pass };
+        let Some(len) = self.length(&vcpu, Plain::Wrmsr) else { return Answer::Pass };
         let rip = vcpu.rip();
-        let kind = if access.write { ExitKind::PortWrite } else { ExitKind::PortRead };
-        self.note(kind, rip, access.port.0.into());
-        let bridge = &mut self.vm.devices.lock().pci;
-        if access.write {
-            bridge.set_address(vcpu.rax() as u32);
-        } else {
-            vcpu.set_rax(bridge.address().into());
+        self.note(ExitKind::MsrWrite, rip, SELF_IPI.0.into());
+        let core = &mut *self.core;
+        let priority = vcpu.task_priority().unwrap_or(core.lapic.task_priority_class());
+        if core.window == Some(None)
+            && core.lapic.goes_first(vector, priority)
+            && vcpu.advance_into(rip, len, vector)
+        {
+            core.lapic.deliver_edge(vector);
+            core.counters.interrupts += 1;
+            return Answer::Again;
         }
-        vcpu.advance(rip, len);
-        Answer::Again
+        core.lapic.request_edge(vector);
+        core.settled = false;
+        Answer::Leave
     }
 }
 
-impl Core {
-    /// Takes a self-IPI, and delivers it at the next entry if nothing else is to be looked at for that.
+impl<M: GuestMemory> HotExits for Hot<'_, M> {
     #[inline(always)]
-    fn interrupt_self<P: Partial>(&mut self, vector: u8, vcpu: &mut P) -> Answer {
-        let priority = vcpu.task_priority().unwrap_or(self.lapic.task_priority_class());
-        let is_alone = self.lapic.goes_first(vector, priority) && self.window == Some(None);
-        if is_alone && vcpu.try_interrupt(vector) {
-            self.lapic.deliver_edge(vector);
-            self.counters.interrupts += 1;
-            return Answer::Again;
+    fn cpuid<P: Partial>(&mut self, mut vcpu: P) -> Answer {
+        let leaf = vcpu.rax();
+        let Some(answer) = self.vm.spec.cpuid.constant(leaf as u32) else { return Answer::Pass };
+        let Some(len) = self.length(&vcpu, Plain::Cpuid) else { return Answer::Pass };
+        let rip = vcpu.rip();
+        self.note(ExitKind::Cpuid, rip, leaf);
+        vcpu.set_abcd([answer.eax, answer.ebx, answer.ecx, answer.edx]);
+        vcpu.advance(rip, len)
+    }
+
+    #[inline(always)]
+    fn hypercall<P: Partial>(&mut self, mut vcpu: P) -> Answer {
+        if vcpu.rax() != hypercall::number::VERSION || vcpu.cpl() != 0 {
+            return Answer::Pass;
         }
-        self.lapic.request_edge(vector);
-        self.settled = false;
-        Answer::Leave
+        let Some(len) = self.length(&vcpu, Plain::Hypercall) else { return Answer::Pass };
+        let rip = vcpu.rip();
+        self.note(ExitKind::Hypercall, rip, hypercall::number::VERSION);
+        vcpu.set_rax(hypercall::VERSION);
+        vcpu.advance(rip, len)
+    }
+
+    #[inline(always)]
+    fn msr_write<P: Partial>(&mut self, msr: Msr, vcpu: P) -> Answer {
+        let (low, high) = (vcpu.rax() as u32, vcpu.rdx() as u32);
+        match msr {
+            msr::TSC_DEADLINE if low | high == 0 => {
+                let Some(len) = self.length(&vcpu, Plain::Wrmsr) else { return Answer::Pass };
+                let rip = vcpu.rip();
+                self.note(ExitKind::MsrWrite, rip, msr.0.into());
+                // Where the host's timer was set to it, that comes for nothing.
+                self.core.lapic.stop_deadline();
+                vcpu.advance(rip, len)
+            }
+            EOI if low | high == 0 => self.end_of_interrupt(vcpu),
+            SELF_IPI if low <= 0xff && high == 0 => self.self_ipi(low as u8, vcpu),
+            _ => Answer::Pass,
+        }
+    }
+
+    #[inline(always)]
+    fn port_io<P: Partial>(&mut self, access: PortIo, mut vcpu: P) -> Answer {
+        if access.port != pci::PORTS.first || access.width != Width::W4 || !vcpu.knows_length() {
+            return Answer::Pass;
+        }
+        let Some(mut devices) = self.vm.devices.try_lock() else { return Answer::Pass };
+        let rip = vcpu.rip();
+        let kind = if access.write { ExitKind::PortWrite } else { ExitKind::PortRead };
+        self.core.counters.note(kind);
+        self.core.ring.note(ExitRecord { kind, rip, detail: access.port.0.into() });
+        if access.write {
+            devices.pci.set_address(vcpu.rax() as u32);
+        } else {
+            vcpu.set_rax(devices.pci.address().into());
+        }
+        drop(devices);
+        vcpu.advance(rip, None)
     }
 }

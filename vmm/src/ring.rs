@@ -32,45 +32,66 @@ impl ExitRecord {
     }
 }
 
-/// How many exits are kept; a power of two.
+/// How many exits are told of.
 const KEPT: usize = 64;
+/// How many are kept: as many as a byte can count, which needs no care at the end.
+const SLOTS: usize = 256;
+/// No exit was noted here yet.
+const NOTHING: u64 = u64::MAX;
 
-/// The last exits; by parts, which makes noting one cheap.
+/// The last exits, in a form that makes noting one cheap.
 #[derive(Clone, Debug)]
 pub(crate) struct Ring {
-    kinds: [ExitKind; KEPT],
-    rips: [u64; KEPT],
-    details: [u64; KEPT],
-    /// How many were ever noted.
-    count: usize,
+    /// Where the next one goes.
+    next: u8,
+    rips: [u64; SLOTS],
+    /// The kind in bits 7:0, above it as much of the detail as there is room for.
+    details: [u64; SLOTS],
 }
 
 impl Default for Ring {
     fn default() -> Self {
-        let (kinds, rips, details) = ([ExitKind::Handled; KEPT], [0; KEPT], [0; KEPT]);
-        Self { kinds, rips, details, count: 0 }
+        Self { next: 0, rips: [0; SLOTS], details: [NOTHING; SLOTS] }
     }
 }
 
 impl Ring {
     #[inline(always)]
     pub(crate) fn note(&mut self, ExitRecord { kind, rip, detail }: ExitRecord) {
-        let at = self.count & (KEPT - 1);
-        self.count = self.count.wrapping_add(1);
-        if let (Some(a), Some(b), Some(c)) =
-            (self.kinds.get_mut(at), self.rips.get_mut(at), self.details.get_mut(at))
-        {
-            (*a, *b, *c) = (kind, rip, detail);
+        let at = usize::from(self.next);
+        self.next = self.next.wrapping_add(1);
+        if let (Some(to), Some(word)) = (self.rips.get_mut(at), self.details.get_mut(at)) {
+            (*to, *word) = (rip, detail << 8 | kind as u64);
         }
     }
 
     /// Newest last.
     pub(crate) fn records(&self) -> impl Iterator<Item = ExitRecord> {
-        let first = self.count.saturating_sub(KEPT);
-        (first..self.count).filter_map(|count| {
-            let at = count & (KEPT - 1);
-            let (&kind, &rip) = (self.kinds.get(at)?, self.rips.get(at)?);
-            Some(ExitRecord { kind, rip, detail: *self.details.get(at)? })
+        let first = usize::from(self.next) + SLOTS - KEPT;
+        (first..first + KEPT).filter_map(|count| {
+            let at = count % SLOTS;
+            let (&rip, &word) = (self.rips.get(at)?, self.details.get(at)?);
+            let kind = *ExitKind::ALL.get((word & 0xff) as usize)?;
+            Some(ExitRecord { kind, rip, detail: word >> 8 })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::vec::Vec;
+
+    #[test]
+    fn the_last_64_exits_are_told_of_newest_last() {
+        let mut ring = Ring::default();
+        let rips = |ring: &Ring| ring.records().map(|record| record.rip).collect::<Vec<_>>();
+        assert!(rips(&ring).is_empty());
+        let mut note = |rip| ring.note(ExitRecord { kind: ExitKind::Cpuid, rip, detail: 0 });
+        (0..1000).for_each(&mut note);
+        assert_eq!(rips(&ring), (936..1000).collect::<Vec<_>>());
+        let mut fresh = Ring::default();
+        fresh.note(ExitRecord { kind: ExitKind::Halt, rip: 7, detail: 0 });
+        assert_eq!(rips(&fresh), [7]);
     }
 }

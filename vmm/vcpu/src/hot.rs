@@ -9,18 +9,16 @@ use hw::Msr;
 
 use crate::{Code64, Gpr, PortIo, Vcpu};
 
-/// Who answers frequent exits. Each method is to change nothing where it answers [`Answer::Pass`].
+/// Who answers frequent exits. Each method changes nothing where it answers [`Answer::Pass`].
 pub trait HotExits {
     /// CPUID.
-    fn cpuid<P: Partial>(&mut self, vcpu: &mut P) -> Answer;
+    fn cpuid<P: Partial>(&mut self, vcpu: P) -> Answer;
     /// VMCALL or VMMCALL.
-    fn hypercall<P: Partial>(&mut self, vcpu: &mut P) -> Answer;
-    /// RDMSR.
-    fn msr_read<P: Partial>(&mut self, msr: Msr, vcpu: &mut P) -> Answer;
+    fn hypercall<P: Partial>(&mut self, vcpu: P) -> Answer;
     /// WRMSR of EDX:EAX.
-    fn msr_write<P: Partial>(&mut self, msr: Msr, vcpu: &mut P) -> Answer;
+    fn msr_write<P: Partial>(&mut self, msr: Msr, vcpu: P) -> Answer;
     /// IN or OUT; never a string instruction.
-    fn port_io<P: Partial>(&mut self, access: PortIo, vcpu: &mut P) -> Answer;
+    fn port_io<P: Partial>(&mut self, access: PortIo, vcpu: P) -> Answer;
 }
 
 /// What became of an exit that was offered.
@@ -35,45 +33,37 @@ pub enum Answer {
 }
 
 /// As much of a virtual CPU as frequent exits need.
-pub trait Partial {
+pub trait Partial: Sized {
     /// RAX.
     fn rax(&self) -> u64;
-    /// RCX.
-    fn rcx(&self) -> u64;
     /// RDX.
     fn rdx(&self) -> u64;
     /// Sets RAX.
     fn set_rax(&mut self, value: u64);
     /// Sets RAX, RBX, RCX and RDX.
     fn set_abcd(&mut self, values: [u32; 4]);
-    /// Sets RDX.
-    fn set_rdx(&mut self, value: u64);
     /// RIP.
     fn rip(&self) -> u64;
-    /// See [`Vcpu::instruction_len`](crate::Vcpu::instruction_len).
-    fn instruction_len(&self) -> Option<u8>;
+    /// Whether the CPU gave the instruction's length.
+    fn knows_length(&self) -> bool;
     /// See [`Vcpu::code64`](crate::Vcpu::code64).
     fn code64(&self) -> Option<Code64>;
     /// See [`Vcpu::task_priority`](crate::Vcpu::task_priority).
     fn task_priority(&self) -> Option<u8>;
     /// See [`Vcpu::cpl`](crate::Vcpu::cpl).
     fn cpl(&self) -> u8;
-    /// See [`Vcpu::advance`](crate::Vcpu::advance); `rip` is where the instruction is.
-    fn advance(&mut self, rip: u64, len: u8);
-    /// Delivers an interrupt at the next entry if, after an [`Partial::advance`], nothing holds it off; says whether.
-    fn try_interrupt(&mut self, vector: u8) -> bool;
+    /// See [`Vcpu::advance`](crate::Vcpu::advance): past the instruction at `rip`, by the length that the CPU gave or by
+    /// `len` where it did not. Answers [`Answer::Again`].
+    fn advance(self, rip: u64, len: Option<u8>) -> Answer;
+    /// Likewise; then delivers an interrupt at the next entry if nothing holds it off, and says whether.
+    fn advance_into(self, rip: u64, len: Option<u8>, vector: u8) -> bool;
 }
 
 /// A virtual CPU whose registers are all at hand.
-impl<V: Vcpu> Partial for V {
+impl<V: Vcpu> Partial for &mut V {
     #[inline]
     fn rax(&self) -> u64 {
         self.gpr(Gpr::Rax)
-    }
-
-    #[inline]
-    fn rcx(&self) -> u64 {
-        self.gpr(Gpr::Rcx)
     }
 
     #[inline]
@@ -94,42 +84,40 @@ impl<V: Vcpu> Partial for V {
     }
 
     #[inline]
-    fn set_rdx(&mut self, value: u64) {
-        self.set_gpr(Gpr::Rdx, value);
-    }
-
-    #[inline]
     fn rip(&self) -> u64 {
-        Vcpu::rip(self)
+        (**self).rip()
     }
 
     #[inline]
-    fn instruction_len(&self) -> Option<u8> {
-        Vcpu::instruction_len(self)
+    fn knows_length(&self) -> bool {
+        self.instruction_len().is_some()
     }
 
     #[inline]
     fn code64(&self) -> Option<Code64> {
-        Vcpu::code64(self)
+        (**self).code64()
     }
 
     #[inline]
     fn task_priority(&self) -> Option<u8> {
-        Vcpu::task_priority(self)
+        (**self).task_priority()
     }
 
     #[inline]
     fn cpl(&self) -> u8 {
-        Vcpu::cpl(self)
+        (**self).cpl()
     }
 
     #[inline]
-    fn advance(&mut self, _rip: u64, len: u8) {
+    fn advance(self, _: u64, len: Option<u8>) -> Answer {
+        let len = len.or_else(|| self.instruction_len()).unwrap_or(0);
         Vcpu::advance(self, len);
+        Answer::Again
     }
 
     #[inline]
-    fn try_interrupt(&mut self, vector: u8) -> bool {
+    fn advance_into(self, rip: u64, len: Option<u8>, vector: u8) -> bool {
+        let _ = Partial::advance(&mut *self, rip, len);
         let open = self.can_take_interrupt();
         if open {
             self.inject(crate::Event::Interrupt(vector));

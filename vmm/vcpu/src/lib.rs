@@ -84,11 +84,10 @@ pub trait Vcpu {
         loop {
             let exit = self.run();
             let answer = match exit {
-                Exit::Cpuid => hot.cpuid(self),
-                Exit::Hypercall => hot.hypercall(self),
-                Exit::MsrRead(msr) => hot.msr_read(msr, self),
-                Exit::MsrWrite { msr, .. } => hot.msr_write(msr, self),
-                Exit::PortIo(access) if !access.string => hot.port_io(access, self),
+                Exit::Cpuid => hot.cpuid(&mut *self),
+                Exit::Hypercall => hot.hypercall(&mut *self),
+                Exit::MsrWrite { msr, .. } => hot.msr_write(msr, &mut *self),
+                Exit::PortIo(access) if !access.string => hot.port_io(access, &mut *self),
                 _ => Answer::Pass,
             };
             match answer {

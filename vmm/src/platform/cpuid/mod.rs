@@ -57,6 +57,9 @@ pub struct CpuidState {
 /// The guest's CPUID.
 #[derive(Clone, Debug)]
 pub struct CpuidTable {
+    /// Leaves from 0 on once more, and which of them have one answer for ever.
+    constants: [CpuidResult; CONSTANTS],
+    is_constant: u32,
     /// Leaves 0 and up that have no subleaves, and subleaf 0 of those that do. Nothing is left to mask.
     basic: Vec<CpuidResult>,
     /// Leaves 0x8000_0000 and up.
@@ -72,6 +75,9 @@ pub struct CpuidTable {
     tsc_khz: u32,
     apic_khz: u32,
 }
+
+/// Which leaves [`CpuidTable::constant`] may answer.
+const CONSTANTS: usize = 32;
 
 /// `KerfKerfKerf` in EBX, ECX, EDX, and the highest hypervisor leaf.
 const SIGNATURE: CpuidResult = {
@@ -91,7 +97,7 @@ const PARAVIRTUAL_FEATURES: u32 = 1 << 3 | 1 << 24;
 const AMD_CACHES: u32 = 0x8000_001d;
 const AMD_IDS: u32 = 0x8000_001e;
 /// Basic leaves whose answer is not in the table alone.
-const SPECIAL: u64 = 1 << leaf::FEATURES
+const SPECIAL: u32 = 1 << leaf::FEATURES
     | 1 << leaf::CACHES
     | 1 << leaf::EXTENDED_FEATURES
     | 1 << leaf::TOPOLOGY
@@ -109,7 +115,12 @@ impl CpuidTable {
         for (number, answer) in (0..).zip(&mut basic) {
             hide(&options.mask, number, 0, answer);
         }
+        let mut constants = [CpuidResult::default(); CONSTANTS];
+        constants.iter_mut().zip(&basic).for_each(|(to, from)| *to = *from);
         Self {
+            constants,
+            // What the table does not have reads 0, which is constant as well.
+            is_constant: !SPECIAL,
             basic,
             extended: policy.extended(host),
             caches: policy.caches(host),
@@ -136,13 +147,11 @@ impl CpuidTable {
     }
 
     /// CPUID of a basic leaf whose answer never changes; `None` for others.
-    #[inline]
+    #[inline(always)]
     #[must_use]
-    pub fn constant(&self, leaf: u32) -> Option<CpuidResult> {
-        if SPECIAL.checked_shr(leaf).is_none_or(|bits| bits & 1 != 0) {
-            return None;
-        }
-        Some(self.basic(leaf))
+    pub fn constant(&self, leaf: u32) -> Option<&CpuidResult> {
+        let answer = self.constants.get(leaf as usize)?;
+        if self.is_constant >> leaf & 1 != 0 { Some(answer) } else { None }
     }
 
     /// CPUID. A leaf that the table does not have reads 0.
@@ -181,14 +190,6 @@ impl CpuidTable {
             }
             _ => self.basic(leaf),
         }
-    }
-
-    /// The answer of a leaf that depends on nothing else; `None` for others, and where the table does not have it.
-    #[inline(always)]
-    pub(crate) fn plain(&self, leaf: u32) -> Option<&CpuidResult> {
-        /// Leaves 1, 4, 7, 0xb, 0xd and 0x1f.
-        const OTHERS: u32 = 1 << 1 | 1 << 4 | 1 << 7 | 1 << 0xb | 1 << 0xd | 1 << 0x1f;
-        if leaf > 0x1f || OTHERS >> leaf & 1 != 0 { None } else { self.basic.get(leaf as usize) }
     }
 
     fn has(&self, leaf: u32) -> bool {

@@ -24,7 +24,7 @@ impl VectorSet {
     }
 
     /// Whether nothing is in it.
-    #[inline]
+    #[inline(always)]
     pub(super) const fn is_empty(self) -> bool {
         let [a, b, c, d] = self.0;
         a | b | c | d == 0
@@ -43,7 +43,7 @@ impl VectorSet {
     }
 
     /// Adds `vector`.
-    #[inline]
+    #[inline(always)]
     pub(super) fn insert(&mut self, vector: u8) {
         if let Some(word) = self.0.get_mut(usize::from(vector >> 6)) {
             *word |= 1 << (vector & 63);
@@ -51,7 +51,7 @@ impl VectorSet {
     }
 
     /// Removes `vector`; says whether it was there.
-    #[inline]
+    #[inline(always)]
     pub(super) fn remove(&mut self, vector: u8) -> bool {
         let was = self.contains(vector);
         if let Some(word) = self.0.get_mut(usize::from(vector >> 6)) {
@@ -61,13 +61,13 @@ impl VectorSet {
     }
 
     /// Whether `vector` is in the set.
-    #[inline]
+    #[inline(always)]
     pub(super) fn contains(&self, vector: u8) -> bool {
         self.0.get(usize::from(vector >> 6)).is_some_and(|word| word >> (vector & 63) & 1 != 0)
     }
 
     /// The highest vector.
-    #[inline]
+    #[inline(always)]
     pub(super) fn highest(&self) -> Option<u8> {
         let [low, middle, upper, top] = self.0;
         let (word, base) = if top != 0 {

@@ -16,8 +16,8 @@ use super::insn::{self, Owned};
 use super::{Svm, checks, state};
 use crate::fpu::Fpu;
 use crate::{
-    Code64, CpuContext, EntryFailure, Event, Exit, Gpr, HostPages, IdlePolicy, Registers, STATE_MSRS,
-    StateError, Vcpu, VcpuInit, VcpuState,
+    Code64, CpuContext, EntryFailure, Event, Exit, Gpr, HostPages, IdlePolicy, Registers,
+    STATE_MSRS, StateError, Vcpu, VcpuInit, VcpuState,
 };
 
 /// V_TPR as far as CR8 reaches.

@@ -4,8 +4,6 @@ mod access;
 mod cache;
 mod hot;
 
-use alloc::boxed::Box;
-
 use hw::{Hpa, Msr, MsrFault};
 use x86_spec::cpu::{Cr0, Cr4, Rflags, vector};
 use x86_spec::msr;
@@ -17,7 +15,7 @@ use self::cache::Cache;
 use super::capabilities::Capabilities;
 use super::control_registers;
 use super::controls::Controls;
-use super::entry::Frame;
+use super::entry::OwnFrame;
 use super::event::Injection;
 use super::exit::{self, Decoded};
 use super::fields::{Fields, FieldsMut};
@@ -27,8 +25,8 @@ use super::setup::{self, Environment};
 use super::{Vmx, checks, msr_bitmap};
 use crate::fpu::Fpu;
 use crate::{
-    Code64, CpuContext, EnableError, EntryFailure, Event, Exit, Gpr, HostPages, HotExits, IdlePolicy,
-    Registers, STATE_MSRS, StateError, Vcpu, VcpuInit, VcpuState,
+    Code64, CpuContext, EnableError, EntryFailure, Event, Exit, Gpr, HostPages, HotExits,
+    IdlePolicy, Registers, STATE_MSRS, StateError, Vcpu, VcpuInit, VcpuState,
 };
 
 /// Registers of the guest that stay in the CPU across exits; Kerf itself uses none of them. They are switched when the
@@ -54,7 +52,7 @@ const ALL_CONTEXTS: u64 = 2;
 /// makes it current for that moment.
 #[derive(Debug)]
 pub struct VmxVcpu {
-    frame: Box<Frame>,
+    frame: OwnFrame,
     vmcs: Hpa,
     resident: bool,
     launched: bool,
@@ -94,7 +92,7 @@ impl VmxVcpu {
             IdlePolicy::InGuest => backend.controls.idle_in_guest(&backend.capabilities),
         };
         let mut vcpu = Self {
-            frame: Box::default(),
+            frame: OwnFrame::new(),
             vmcs,
             resident: false,
             launched: false,

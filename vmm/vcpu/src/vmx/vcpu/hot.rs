@@ -7,7 +7,7 @@ use x86_spec::vmx::exit::{IoQualification, reason};
 use x86_spec::vmx::field::{control, guest, info};
 
 use super::VmxVcpu;
-use crate::vmx::entry::{self, Frame, OnExit};
+use crate::vmx::entry::{self, Handlers, Next, Pointer};
 use crate::vmx::event::Injection;
 use crate::vmx::exit::{self, Decoded};
 use crate::vmx::fields::{Fields, FieldsMut};
@@ -17,122 +17,110 @@ use crate::{Answer, Code64, Exit, Gpr, HotExits, Partial};
 
 /// Enters the guest and comes back with the next exit.
 pub(super) fn run(vcpu: &mut VmxVcpu) -> Exit {
-    struct Stop;
-    impl OnExit for Stop {
-        #[inline]
-        fn on_exit(&mut self) -> *mut Frame {
-            core::ptr::null_mut()
-        }
+    extern "sysv64" fn pass(_: &mut (), _: Pointer) -> Next {
+        Next::PASS
     }
-    let frame = &raw mut *vcpu.frame;
-    if !entry::run(frame, &mut Stop, !vcpu.launched) {
+    if entry::run(vcpu.frame.pointer(), &mut (), &[pass; 256], !vcpu.launched).is_none() {
         vcpu.cache.clear();
         return vcpu.refused();
     }
-    vcpu.exit_reason = Current.read(info::EXIT_REASON);
     vcpu.take_exit()
 }
 
 /// Likewise, but offers frequent exits to `hot` first.
 #[inline]
 pub(super) fn run_hot<H: HotExits>(vcpu: &mut VmxVcpu, hot: &mut H) -> Option<Exit> {
-    let (frame, launch) = (&raw mut *vcpu.frame, !vcpu.launched);
-    let mut run = Run { vcpu, hot, last: Answer::Pass };
-    let entered = entry::run(frame, &mut run, launch);
-    let last = run.last;
-    if !entered {
-        vcpu.cache.clear();
-        return Some(vcpu.refused());
+    let (frame, launch) = (vcpu.frame.pointer(), !vcpu.launched);
+    match entry::run(frame, &mut Run { vcpu, hot }, &Run::HANDLERS, launch) {
+        Some(Answer::Pass | Answer::Again) => Some(vcpu.take_exit()),
+        Some(Answer::Leave) => {
+            vcpu.cache.clear();
+            vcpu.launched = true;
+            None
+        }
+        None => {
+            vcpu.cache.clear();
+            Some(vcpu.refused())
+        }
     }
-    if last == Answer::Leave {
-        vcpu.cache.clear();
-        vcpu.launched = true;
-        return None;
-    }
-    Some(vcpu.take_exit())
 }
 
 /// A run in which frequent exits are offered.
 struct Run<'a, H> {
     vcpu: &'a mut VmxVcpu,
     hot: &'a mut H,
-    /// What became of the exit that ended it.
-    last: Answer,
 }
 
-impl<H: HotExits> OnExit for Run<'_, H> {
-    #[inline(always)]
-    fn on_exit(&mut self) -> *mut Frame {
-        const CPUID: u32 = reason::CPUID as u32;
-        const VMCALL: u32 = reason::VMCALL as u32;
-        const WRMSR: u32 = reason::WRMSR as u32;
-        const RDMSR: u32 = reason::RDMSR as u32;
-        const IO: u32 = reason::IO_INSTRUCTION as u32;
-        let reason = Current.read(info::EXIT_REASON);
-        let mut vcpu = Held(self.vcpu);
-        let answer = match reason {
-            CPUID => self.hot.cpuid(&mut vcpu),
-            VMCALL => self.hot.hypercall(&mut vcpu),
-            WRMSR => self.hot.msr_write(Msr(vcpu.rcx() as u32), &mut vcpu),
-            RDMSR => self.hot.msr_read(Msr(vcpu.rcx() as u32), &mut vcpu),
-            IO => {
-                let access =
-                    exit::port_access(IoQualification(Current.read(info::EXIT_QUALIFICATION)));
-                if access.string { Answer::Pass } else { self.hot.port_io(access, &mut vcpu) }
-            }
-            _ => Answer::Pass,
-        };
-        if answer == Answer::Again {
-            return &raw mut *self.vcpu.frame;
+impl<H: HotExits> Run<'_, H> {
+    const HANDLERS: Handlers<Self> = {
+        let mut handlers: Handlers<Self> = [Self::pass; 256];
+        handlers[reason::CPUID as usize] = entry::with_rbx::<Self, Cpuid>;
+        handlers[reason::VMCALL as usize] = Self::hypercall;
+        handlers[reason::WRMSR as usize] = Self::msr_write;
+        handlers[reason::IO_INSTRUCTION as usize] = Self::port_io;
+        handlers
+    };
+
+    extern "sysv64" fn pass(&mut self, _: Pointer) -> Next {
+        Next::PASS
+    }
+
+    extern "sysv64" fn hypercall(&mut self, frame: Pointer) -> Next {
+        Next::of(self.hot.hypercall(Held { vcpu: self.vcpu, frame }), frame)
+    }
+
+    extern "sysv64" fn msr_write(&mut self, frame: Pointer) -> Next {
+        let msr = Msr(frame.gpr(Gpr::Rcx) as u32);
+        Next::of(self.hot.msr_write(msr, Held { vcpu: self.vcpu, frame }), frame)
+    }
+
+    extern "sysv64" fn port_io(&mut self, frame: Pointer) -> Next {
+        let access = exit::port_access(IoQualification(Current.read(info::EXIT_QUALIFICATION)));
+        if access.string {
+            return Next::PASS;
         }
-        self.vcpu.exit_reason = reason;
-        self.last = answer;
-        core::ptr::null_mut()
+        Next::of(self.hot.port_io(access, Held { vcpu: self.vcpu, frame }), frame)
+    }
+}
+
+struct Cpuid;
+
+impl<H: HotExits> entry::Handle<Run<'_, H>> for Cpuid {
+    #[inline(always)]
+    fn handle(run: &mut Run<'_, H>, frame: Pointer) -> Next {
+        Next::of(run.hot.cpuid(Held { vcpu: run.vcpu, frame }), frame)
     }
 }
 
 /// A virtual CPU of whose general-purpose registers the CPU still holds some.
-struct Held<'a>(&'a mut VmxVcpu);
-
-impl Held<'_> {
-    #[inline(always)]
-    fn gpr(&mut self, register: Gpr) -> &mut u64 {
-        &mut self.0.frame.gprs[register as usize]
-    }
+struct Held<'a> {
+    vcpu: &'a mut VmxVcpu,
+    frame: Pointer,
 }
 
 impl Partial for Held<'_> {
     #[inline(always)]
     fn rax(&self) -> u64 {
-        self.0.frame.gprs[Gpr::Rax as usize]
-    }
-
-    #[inline(always)]
-    fn rcx(&self) -> u64 {
-        self.0.frame.gprs[Gpr::Rcx as usize]
+        self.frame.gpr(Gpr::Rax)
     }
 
     #[inline(always)]
     fn rdx(&self) -> u64 {
-        self.0.frame.gprs[Gpr::Rdx as usize]
+        self.frame.gpr(Gpr::Rdx)
     }
 
     #[inline(always)]
     fn set_rax(&mut self, value: u64) {
-        *self.gpr(Gpr::Rax) = value;
+        self.frame.gprs()[Gpr::Rax as usize] = value;
     }
 
     #[inline(always)]
     fn set_abcd(&mut self, [eax, ebx, ecx, edx]: [u32; 4]) {
-        *self.gpr(Gpr::Rax) = eax.into();
-        *self.gpr(Gpr::Rbx) = ebx.into();
-        *self.gpr(Gpr::Rcx) = ecx.into();
-        *self.gpr(Gpr::Rdx) = edx.into();
-    }
-
-    #[inline(always)]
-    fn set_rdx(&mut self, value: u64) {
-        *self.gpr(Gpr::Rdx) = value;
+        let gprs = self.frame.gprs();
+        gprs[Gpr::Rax as usize] = eax.into();
+        gprs[Gpr::Rbx as usize] = ebx.into();
+        gprs[Gpr::Rcx as usize] = ecx.into();
+        gprs[Gpr::Rdx as usize] = edx.into();
     }
 
     #[inline(always)]
@@ -141,11 +129,12 @@ impl Partial for Held<'_> {
     }
 
     #[inline(always)]
-    fn instruction_len(&self) -> Option<u8> {
+    fn knows_length(&self) -> bool {
         // Every reason that is offered has it.
-        Some(Current.read(info::EXIT_INSTRUCTION_LENGTH) as u8)
+        true
     }
 
+    #[inline(always)]
     fn code64(&self) -> Option<Code64> {
         // No one fetches what has a length.
         None
@@ -162,22 +151,23 @@ impl Partial for Held<'_> {
     }
 
     #[inline(always)]
-    fn advance(&mut self, rip: u64, len: u8) {
-        let to = rip.wrapping_add(len.into());
+    fn advance(self, rip: u64, _: Option<u8>) -> Answer {
+        let len = Current.raw(info::EXIT_INSTRUCTION_LENGTH.encoding());
+        let to = rip.wrapping_add(len);
         Current.write(guest::RIP, to);
-        if (to as u32) < u32::from(len) {
-            self.0.wrap(rip, to);
-        }
-        let blocking = Interruptibility::from_bits_retain(Current.read(guest::INTERRUPTIBILITY));
         let shadow = Interruptibility::STI | Interruptibility::MOV_SS;
-        if blocking.intersects(shadow) {
-            Current.write(guest::INTERRUPTIBILITY, (blocking - shadow).bits());
+        let blocking = Current.read(guest::INTERRUPTIBILITY);
+        if (to as u32) < len as u32 || blocking & shadow.bits() != 0 {
+            return self.vcpu.settle(rip, to);
         }
+        Answer::Again
     }
 
     #[inline(always)]
-    fn try_interrupt(&mut self, vector: u8) -> bool {
-        let open = self.0.queue.is_empty() && Current.read(guest::RFLAGS) & Rflags::IF.bits() != 0;
+    fn advance_into(self, rip: u64, len: Option<u8>, vector: u8) -> bool {
+        let vcpu = self.vcpu;
+        let _ = Held { vcpu, frame: self.frame }.advance(rip, len);
+        let open = vcpu.queue.is_empty() && Current.read(guest::RFLAGS) & Rflags::IF.bits() != 0;
         if open {
             let event = Injection::interrupt(vector).info(true);
             Current.write(control::ENTRY_INTERRUPTION_INFO, event.0);
@@ -187,6 +177,19 @@ impl Partial for Held<'_> {
 }
 
 impl VmxVcpu {
+    /// What is seldom to be done about an instruction that ended before `to`.
+    #[cold]
+    #[inline(never)]
+    fn settle(&mut self, from: u64, to: u64) -> Answer {
+        if (from ^ to) >> 32 != 0 {
+            self.wrap(from, to);
+        }
+        let blocking = Interruptibility::from_bits_retain(Current.read(guest::INTERRUPTIBILITY));
+        let shadow = Interruptibility::STI | Interruptibility::MOV_SS;
+        Current.write(guest::INTERRUPTIBILITY, (blocking - shadow).bits());
+        Answer::Again
+    }
+
     /// RIP has crossed a multiple of 4 GiB: outside 64-bit code it wraps.
     #[cold]
     pub(super) fn wrap(&mut self, from: u64, to: u64) {
@@ -196,10 +199,11 @@ impl VmxVcpu {
         }
     }
 
-    /// Takes in the exit whose reason has been read.
+    /// Takes in the exit.
     fn take_exit(&mut self) -> Exit {
         self.cache.clear();
-        let reason = self.exit_reason;
+        let reason = Current.read(info::EXIT_REASON);
+        self.exit_reason = reason;
         self.launched |= !exit::is_entry_failure(reason);
         if exit::may_cut_short(reason) {
             self.recover();
