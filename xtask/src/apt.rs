@@ -9,8 +9,11 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::explain::{Explain as _, advise};
-use crate::process;
+use crate::{process, program};
 
+/// Advice for machines that cannot fetch.
+pub(crate) const OWN_FILES: &str =
+    "name files of your own (`cargo xtask doctor` lists what is missing, and how to name each)";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
 /// The longest one call of apt may take; it gives up by itself on a silent server long before.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
@@ -38,22 +41,16 @@ impl Archive {
     /// # Errors
     /// apt is missing, no Debian mirror is known, or the network does not answer.
     pub(crate) fn open(dir: &Path, suite: &str, what: &str) -> Result<Self, String> {
-        for program in ["apt-get", "dpkg-deb"] {
-            require(program, what)?;
-        }
-        if !Path::new(KEYRING).exists() {
-            return Err(advise(
-                format!(
-                    "cannot fetch {what}: {KEYRING}, by which Debian's packages are checked, is missing"
-                ),
-                format!("install debian-archive-keyring, or {}", crate::roots::OWN_FILES),
-            ));
-        }
+        let mirror = usable().map_err(|why| {
+            advise(
+                format!("cannot fetch {what}: {why}"),
+                format!("use a Debian machine with apt and debian-archive-keyring, or {OWN_FILES}"),
+            )
+        })?;
         for part in ["lists/partial", "cache/archives/partial"] {
             let path = dir.join(part);
             fs::create_dir_all(&path).explain(|| format!("cannot make {}", path.display()))?;
         }
-        let mirror = mirror(what)?;
         let base = suite.strip_suffix("-backports").unwrap_or(suite);
         let mut suites = vec![base];
         if base != suite {
@@ -145,26 +142,36 @@ impl Archive {
         finished?.success(format!("cannot fetch {}", self.what)).map(|_| ()).map_err(|error| {
             // The first complaint says what is wrong, the others follow from it.
             let first = error.lines().next().unwrap_or_default();
-            advise(first, format!("check the network and the mirror that apt uses and start again (nothing half-fetched is kept), or {}", crate::roots::OWN_FILES))
+            advise(first, format!("check the network and the mirror that apt uses and start again (nothing half-fetched is kept), or {}", OWN_FILES))
         })
     }
 }
 
-/// Says so where a program is missing.
-pub(crate) fn require(program: &str, what: &str) -> Result<(), String> {
-    let found = std::env::var_os("PATH")
-        .is_some_and(|path| std::env::split_paths(&path).any(|dir| dir.join(program).is_file()));
-    if found {
-        return Ok(());
+/// The mirror to fetch from, where this machine can fetch Debian's packages at all.
+///
+/// # Errors
+/// What it lacks.
+pub(crate) fn usable() -> Result<String, String> {
+    let programs = ["apt-get", "dpkg-deb", "tar"];
+    if let Some(program) = programs.into_iter().find(|name| program::on_path(name).is_none()) {
+        return Err(format!("the program {program} is missing"));
     }
-    Err(advise(
-        format!("cannot fetch {what}: the program {program} is missing"),
-        format!(
-            "use a Debian machine or install {}, or {}",
-            if program == "dpkg-deb" { "dpkg" } else { "apt" },
-            crate::roots::OWN_FILES
-        ),
-    ))
+    if !Path::new(KEYRING).exists() {
+        return Err(format!("{KEYRING}, by which packages are checked, is missing"));
+    }
+    mirror().explain(|| {
+        "no Debian mirror in /etc/apt/sources.list or /etc/apt/sources.list.d, nor in KERF_DEBIAN_MIRROR"
+    })
+}
+
+/// Unpacks only `members` (tar's patterns) of a package.
+pub(crate) fn extract(deb: &Path, into: &Path, members: &[&str]) -> Result<(), String> {
+    let mut pipe = process::leashed("sh");
+    pipe.args(["-c", r#"deb=$1 into=$2; shift 2; dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$into" --wildcards "$@""#, "sh"]);
+    pipe.arg(deb).arg(into).args(members);
+    process::run(&mut pipe, LIMIT, |_| {})?
+        .success(format!("cannot unpack {}", deb.display()))
+        .map(|_| ())
 }
 
 /// A bar from 0 to 100, on the terminal only; elsewhere one line says what is being fetched.
@@ -211,22 +218,14 @@ Acquire::https::Timeout "20";
 }
 
 /// The mirror of Debian: `$KERF_DEBIAN_MIRROR`, else the one that the host's own apt uses.
-fn mirror(what: &str) -> Result<String, String> {
-    if let Some(mirror) =
-        std::env::var("KERF_DEBIAN_MIRROR").ok().filter(|mirror| !mirror.is_empty())
-    {
-        return Ok(mirror);
-    }
+fn mirror() -> Option<String> {
+    let set = std::env::var("KERF_DEBIAN_MIRROR").ok().filter(|mirror| !mirror.is_empty());
     let mut files = vec![PathBuf::from("/etc/apt/sources.list")];
     let parts = fs::read_dir("/etc/apt/sources.list.d").into_iter().flatten().flatten();
     files.extend(parts.map(|part| part.path()));
     files.sort();
-    files.iter().filter_map(|file| fs::read_to_string(file).ok()).find_map(|text| find_mirror(&text)).explain(|| {
-        advise(
-            format!("cannot fetch {what}: no Debian mirror in /etc/apt/sources.list or /etc/apt/sources.list.d"),
-            format!("set KERF_DEBIAN_MIRROR to one, or {}", crate::roots::OWN_FILES),
-        )
-    })
+    let mut texts = files.iter().filter_map(|file| fs::read_to_string(file).ok());
+    set.or_else(|| texts.find_map(|text| find_mirror(&text)))
 }
 
 /// The first address of Debian proper in a sources file of either format (sources.list(5)).

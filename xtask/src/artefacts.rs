@@ -3,11 +3,17 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread;
+use std::time::Duration;
 
 use cargo_metadata::Message;
 
 use crate::explain::Explain as _;
 use crate::sysroot::TARGETS;
+
+/// What cargo takes at most to find that nothing is to be built.
+const FRESH: Duration = Duration::from_secs(2);
 
 /// Built files.
 #[derive(Clone, Debug)]
@@ -68,9 +74,16 @@ fn package(root: &Path, name: &str, target: &str) -> Result<BTreeMap<String, Pat
         .env_remove("CARGO_ENCODED_RUSTFLAGS")
         .envs(STATIC)
         .stdout(Stdio::piped());
-    eprintln!("building {name}");
     let mut child =
         command.spawn().explain(|| format!("cannot start {:?}", command.get_program()))?;
+    // Where all is fresh there is nothing to tell.
+    let (done, waiting) = mpsc::channel::<()>();
+    let told = name.to_owned();
+    thread::spawn(move || {
+        if waiting.recv_timeout(FRESH) == Err(RecvTimeoutError::Timeout) {
+            eprintln!("building {told}");
+        }
+    });
     let output = child.stdout.take().explain(|| "cargo has no output")?;
     let mut programs = BTreeMap::new();
     for message in Message::parse_stream(std::io::BufReader::new(output)) {
@@ -82,6 +95,7 @@ fn package(root: &Path, name: &str, target: &str) -> Result<BTreeMap<String, Pat
         }
     }
     let status = child.wait().explain(|| "cannot wait for cargo")?;
+    drop(done);
     if !status.success() {
         return Err(format!("package {name} does not build for {target} ({status})"));
     }

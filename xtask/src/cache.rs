@@ -54,6 +54,16 @@ impl Cache {
         Ok(Self { root })
     }
 
+    /// The cache's own directory.
+    pub(crate) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether the entry `name` is there, made by the recipe `want`.
+    pub(crate) fn has(&self, name: &str, want: &str) -> bool {
+        is_made(&self.root.join(name), want)
+    }
+
     /// The entry `name`, made by the recipe `want`: as it lies, or made afresh by `make` in a directory of its own.
     ///
     /// # Errors

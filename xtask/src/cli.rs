@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use crate::bed::BedKind;
 use crate::bench::Bench;
 use crate::meaning::Bounds;
+use crate::own::Files;
 
 /// Builds, runs and tests Kerf.
 #[derive(Parser)]
@@ -15,6 +16,8 @@ use crate::meaning::Bounds;
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
+    #[command(flatten)]
+    pub(crate) files: Files,
 }
 
 #[derive(Subcommand)]
@@ -27,6 +30,8 @@ pub(crate) enum Command {
     Image(Image),
     /// Checks a configuration and the files it names, and prints what they will mean.
     Config(Config),
+    /// Says what this machine can run, and why not the rest.
+    Doctor,
     /// Measures what Kerf costs, in instructions.
     #[command(subcommand)]
     Bench(Bench),
@@ -77,11 +82,22 @@ pub(crate) struct Guests {
     pub(crate) memory: Option<String>,
 }
 
+/// Where to run; tests and benchmarks choose among the emulated beds only.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[allow(missing_docs)]
+pub(crate) enum Place {
+    Qemu,
+    Bochs,
+    Kvm,
+    Auto,
+}
+
 #[derive(Args)]
 pub(crate) struct Run {
-    /// The bed: qemu has SVM and nested paging, bochs has VT-x and EPT.
+    /// The bed: qemu has SVM and nested paging, bochs has VT-x and EPT, kvm is QEMU on this machine's own CPU, auto is kvm
+    /// where that works, else qemu.
     #[arg(long, value_name = "BED", default_value = "qemu")]
-    pub(crate) on: BedKind,
+    pub(crate) on: Place,
     #[command(flatten)]
     pub(crate) guests: Guests,
     /// CPUs of the bed [default: as many as the guests need].
@@ -148,4 +164,26 @@ pub(crate) struct Test {
     /// Prints the names of the steps and runs none.
     #[arg(long)]
     pub(crate) list: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tests_and_benchmarks_run_on_emulated_cpus_only() {
+        let parsed = |words: &str| Cli::try_parse_from(words.split(' ')).is_ok();
+        assert!(parsed("xtask run --on auto") && parsed("xtask run --on kvm"));
+        for place in ["auto", "kvm"] {
+            assert!(!parsed(&format!("xtask test --on {place}")));
+            assert!(!parsed(&format!("xtask bench exits --on {place}")));
+        }
+        assert!(parsed("xtask test --on bochs") && parsed("xtask bench exits --on bochs"));
+    }
+
+    #[test]
+    fn files_of_ones_own_may_stand_anywhere() {
+        assert!(Cli::try_parse_from(["xtask", "--qemu", "q", "run"]).is_ok());
+        assert!(Cli::try_parse_from(["xtask", "test", "--vgabios", "v"]).is_ok());
+    }
 }

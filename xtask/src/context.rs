@@ -26,6 +26,7 @@ pub(crate) struct Context {
     artefacts: Once<Artefacts>,
     guests: Once<BTreeMap<String, PathBuf>>,
     linux: Once<Linux>,
+    kvm: Once<()>,
     beds: [Once<Box<dyn Bed>>; 2],
 }
 
@@ -59,6 +60,7 @@ impl Context {
             artefacts: OnceLock::new(),
             guests: OnceLock::new(),
             linux: OnceLock::new(),
+            kvm: OnceLock::new(),
             beds: [OnceLock::new(), OnceLock::new()],
         })
     }
@@ -96,6 +98,14 @@ impl Context {
     /// The emulator of a bed.
     pub(crate) fn bed(&self, kind: BedKind) -> Result<&dyn Bed, String> {
         once(&self.beds[kind as usize], || bed::prepare(kind, &self.cache)).map(|bed| &**bed)
+    }
+
+    /// Whether QEMU can run Kerf on this host's own CPU.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn probe_kvm(&self) -> Result<(), String> {
+        once(&self.kvm, || bed::probe_kvm(&self.cache)).copied()
     }
 
     /// Starts a machine from a boot volume.

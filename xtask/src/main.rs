@@ -12,11 +12,13 @@ mod cli;
 mod context;
 mod debris;
 mod description;
+mod doctor;
 mod elf;
 mod explain;
 mod image;
 mod initrd;
 mod meaning;
+mod own;
 mod process;
 mod program;
 mod roots;
@@ -59,10 +61,12 @@ fn carry_out(cli: &Cli) -> Result<(), String> {
         std::process::exit(130);
     })
     .explain(|| "cannot handle signals")?;
+    cli.files.set();
     let context = Context::new()?;
     match &cli.command {
         Command::Run(options) => run::run(&context, options),
         Command::Config(options) => meaning::print(&options.file, options.bounds()),
+        Command::Doctor => doctor::print(&context),
         Command::Image(options) => run::write_image(&context, options),
         Command::Test(options) => {
             let context = Arc::new(context);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use crate::explain::{Explain as _, advise};
+use crate::explain::Explain as _;
 use crate::process;
 
 /// A program and what it needs to find its own parts.
@@ -23,22 +23,6 @@ impl Program {
     /// A program of the host.
     pub(crate) fn host(path: PathBuf) -> Self {
         Self { root: None, path, environment: Vec::new(), arguments: Vec::new() }
-    }
-
-    /// The program that a variable of the environment names, if it is set.
-    ///
-    /// # Errors
-    /// It names no file.
-    pub(crate) fn named_by(variable: &str) -> Result<Option<Self>, String> {
-        let Some(path) = std::env::var_os(variable).filter(|path| !path.is_empty()) else {
-            return Ok(None);
-        };
-        let path = PathBuf::from(path);
-        if path.is_file() {
-            return Ok(Some(Self::host(path)));
-        }
-        let what = format!("{variable}: no such file: {}", path.display());
-        Err(advise(what, format!("correct or unset {variable}")))
     }
 
     /// The program `name` of the private root `root`.

@@ -4,14 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::apt::{Archive, Package};
+use crate::apt::{self, Archive, OWN_FILES, Package};
 use crate::cache::Cache;
 use crate::explain::{Explain as _, advise};
+use crate::own::Own;
 use crate::process;
-use crate::sysroot::extract;
-
-/// Advice for machines that cannot fetch.
-pub(crate) const OWN_FILES: &str = "name files of your own with KERF_QEMU, KERF_BOCHS, KERF_OVMF, KERF_BOCHS_OVMF, KERF_LINUX, KERF_BUSYBOX";
 
 /// A private root and what goes into it.
 struct Root {
@@ -127,15 +124,14 @@ pub(crate) fn bochs(cache: &Cache) -> Result<PathBuf, String> {
     BOCHS.fetch(cache)
 }
 
-/// The UEFI firmware for QEMU, or `$KERF_OVMF`.
+/// The UEFI firmware for QEMU, or the user's own.
 pub(crate) fn ovmf(cache: &Cache) -> Result<PathBuf, String> {
-    own("KERF_OVMF", || Ok(OVMF.fetch(cache)?.join("usr/share/ovmf/OVMF.fd")))
+    own(Own::Ovmf, || Ok(OVMF.fetch(cache)?.join("usr/share/ovmf/OVMF.fd")))
 }
 
-/// The UEFI firmware for Bochs, of 2 MiB, or `$KERF_BOCHS_OVMF`.
+/// The UEFI firmware for Bochs, of 2 MiB, or the user's own.
 pub(crate) fn bochs_ovmf(cache: &Cache) -> Result<PathBuf, String> {
-    let path =
-        own("KERF_BOCHS_OVMF", || Ok(BOCHS_OVMF.fetch(cache)?.join("usr/share/ovmf/OVMF.fd")))?;
+    let path = own(Own::BochsOvmf, || Ok(BOCHS_OVMF.fetch(cache)?.join("usr/share/ovmf/OVMF.fd")))?;
     let bytes = fs::metadata(&path).explain(|| path.display().to_string())?.len();
     if bytes == 2 << 20 {
         return Ok(path);
@@ -145,18 +141,18 @@ pub(crate) fn bochs_ovmf(cache: &Cache) -> Result<PathBuf, String> {
             "{}: Bochs needs a firmware of exactly 2 MiB, and this one has {bytes} bytes",
             path.display()
         ),
-        "set KERF_BOCHS_OVMF to the OVMF.fd of Debian 12's package ovmf",
+        "name the OVMF.fd of Debian 12's package ovmf by --bochs-ovmf or KERF_BOCHS_OVMF",
     ))
 }
 
-/// Debian's Linux and busybox, or `$KERF_LINUX` and `$KERF_BUSYBOX`.
+/// Debian's Linux and busybox, or the user's own.
 pub(crate) fn linux(cache: &Cache) -> Result<Linux, String> {
-    let kernel = own("KERF_LINUX", || {
+    let kernel = own(Own::Linux, || {
         let boot = LINUX.fetch(cache)?.join("boot");
         first_with_prefix(&boot, "vmlinuz-6.12")
             .explain(|| format!("no vmlinuz-6.12 in {}", boot.display()))
     })?;
-    let busybox = own("KERF_BUSYBOX", || {
+    let busybox = own(Own::Busybox, || {
         let root = LINUX.fetch(cache)?;
         let path = ["bin/busybox", "usr/bin/busybox"]
             .iter()
@@ -181,19 +177,21 @@ pub(crate) fn linux_kvm(cache: &Cache) -> Result<LinuxKvm, String> {
     Ok(LinuxKvm { kernel, modules: modules.into() })
 }
 
-/// The file that the variable `name` names, else what `fetch` finds.
-fn own(name: &str, fetch: impl FnOnce() -> Result<PathBuf, String>) -> Result<PathBuf, String> {
-    let Some(path) = std::env::var_os(name).filter(|path| !path.is_empty()).map(PathBuf::from)
-    else {
-        return fetch();
+/// Whether the cache has it already.
+pub(crate) fn is_cached(cache: &Cache, own: Own) -> bool {
+    let root = match own {
+        Own::Qemu => QEMU,
+        Own::Ovmf => OVMF,
+        Own::Bochs | Own::Vgabios => BOCHS,
+        Own::BochsOvmf => BOCHS_OVMF,
+        Own::Linux | Own::Busybox => LINUX,
     };
-    if path.is_file() {
-        return path.canonicalize().explain(|| path.display().to_string());
-    }
-    Err(advise(
-        format!("{name}: no such file: {}", path.display()),
-        format!("correct or unset {name}"),
-    ))
+    cache.has(root.name, &root.recipe())
+}
+
+/// The user's own file, else what `fetch` finds.
+fn own(own: Own, fetch: impl FnOnce() -> Result<PathBuf, String>) -> Result<PathBuf, String> {
+    own.path()?.map_or_else(fetch, |(path, _)| Ok(path))
 }
 
 fn first_with_prefix(dir: &Path, prefix: &str) -> Option<PathBuf> {
@@ -210,8 +208,11 @@ fn first_with_prefix(dir: &Path, prefix: &str) -> Option<PathBuf> {
 impl Root {
     /// The root, fetched if it is not there yet.
     fn fetch(&self, cache: &Cache) -> Result<PathBuf, String> {
-        let want = format!("{} {} {RECIPE}", self.suite, self.packages.join(" "));
-        cache.entry(self.name, &want, |dir| self.make(dir))
+        cache.entry(self.name, &self.recipe(), |dir| self.make(dir))
+    }
+
+    fn recipe(&self) -> String {
+        format!("{} {} {RECIPE}", self.suite, self.packages.join(" "))
     }
 
     fn make(&self, dir: &Path) -> Result<(), String> {
@@ -275,5 +276,5 @@ fn extract_present(deb: &Path, dir: &Path, members: &[&str]) -> Result<(), Strin
     if present.is_empty() {
         return Err(format!("{} has none of {}", deb.display(), members.join(" ")));
     }
-    extract(deb, dir, &present)
+    apt::extract(deb, dir, &present)
 }

@@ -3,14 +3,15 @@
 use std::fs::{self, File};
 use std::io::{Write as _, stdout};
 
-use crate::bed::{self, Limits, Machine, Outcome, Verdict};
-use crate::cli::{Guests, Image, Run};
+use crate::bed::{self, BedKind, Limits, Machine, Outcome, Verdict};
+use crate::cli::{Guests, Image, Place, Run};
 use crate::context::Context;
 use crate::description::{Description, LinuxGuest};
-use crate::explain::Explain as _;
+use crate::explain::{Explain as _, advise};
 use crate::meaning::Bounds;
+use crate::own::Own;
 use crate::terminal::{FirmwareFilter, Keyboard, QUIT_NAME};
-use crate::{image, initrd, meaning};
+use crate::{doctor, image, initrd, meaning};
 
 /// What the default guest is told.
 const CMDLINE: &str = "console=ttyS0";
@@ -24,7 +25,8 @@ const MOST_CPUS: u32 = 64;
 /// It cannot be started, or ended in another way than it should.
 pub(crate) fn run(context: &Context, options: &Run) -> Result<(), String> {
     // The emulator first: where it is missing, all else is for nothing.
-    context.bed(options.on)?;
+    let (bed, kvm) = choose(context, options)?;
+    context.bed(bed)?;
     let description = describe(context, &options.guests)?;
     let cpus =
         options.smp.unwrap_or_else(|| meaning::cpus_wanted(description.config()).min(MOST_CPUS));
@@ -36,6 +38,7 @@ pub(crate) fn run(context: &Context, options: &Run) -> Result<(), String> {
         cpus,
         icount: options.icount,
         count_entries: options.count_entries,
+        kvm,
     };
     let mut serial = match &options.serial {
         Some(path) => {
@@ -43,12 +46,13 @@ pub(crate) fn run(context: &Context, options: &Run) -> Result<(), String> {
         }
         None => None,
     };
-    let session = context.launch(options.on, &volume, &machine)?;
+    let session = context.launch(bed, &volume, &machine)?;
     let limits =
         Limits { expect: options.expect.clone(), typed: Vec::new(), timeout: options.timeout() };
     let mut keyboard = None;
     if !options.headless {
-        eprintln!("Kerf on {}; {QUIT_NAME} quits", options.on.name());
+        let place = if kvm { "kvm" } else { bed.name() };
+        eprintln!("Kerf on {place}; {QUIT_NAME} quits");
         keyboard = Some(Keyboard::open()?);
     }
     let mut filter = FirmwareFilter::default();
@@ -64,13 +68,41 @@ pub(crate) fn run(context: &Context, options: &Run) -> Result<(), String> {
     report(options, &outcome)
 }
 
+/// The bed, and whether it runs on the host's own CPU.
+fn choose(context: &Context, options: &Run) -> Result<(BedKind, bool), String> {
+    let bed = if options.on == Place::Bochs { BedKind::Bochs } else { BedKind::Qemu };
+    let guests = &options.guests;
+    let default = guests.config.is_none();
+    let linux = (default && guests.kernel.is_none()).then_some(Own::Linux);
+    let busybox = (default && guests.initrd.is_none()).then_some(Own::Busybox);
+    let needed: Vec<Own> = linux.into_iter().chain(busybox).collect();
+    doctor::require(context, bed, &needed)?;
+    if !matches!(options.on, Place::Kvm | Place::Auto) {
+        return Ok((bed, false));
+    }
+    let counts = options.icount || options.count_entries;
+    let offered =
+        if counts { Err("KVM counts no instructions".to_owned()) } else { context.probe_kvm() };
+    match (offered, options.on) {
+        (Ok(()), _) => Ok((bed, true)),
+        (Err(why), Place::Kvm) => Err(advise(
+            format!("kvm: {why}"),
+            "take --on qemu, or a host whose KVM has nested virtualization turned on",
+        )),
+        (Err(why), _) => {
+            eprintln!("not on kvm, but on qemu: {why}");
+            Ok((bed, false))
+        }
+    }
+}
+
 /// Says how it ended: well, if as expected, or by the guests' own clean end where nothing was expected.
 fn report(options: &Run, outcome: &Outcome) -> Result<(), String> {
     if !outcome.console.ends_with(b"\n") {
         eprintln!();
     }
     if let Some(entries) = outcome.entries.filter(|_| options.count_entries) {
-        eprintln!("VM entries counted by {}: {entries}", options.on.name());
+        eprintln!("VM entries counted by the emulator: {entries}");
     }
     let seconds = outcome.elapsed.as_secs_f64();
     let is_well = matches!(

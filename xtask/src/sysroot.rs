@@ -17,6 +17,8 @@ use crate::process;
 
 /// The targets of kernel and boot application.
 pub(crate) const TARGETS: [&str; 2] = ["x86_64-unknown-none", "x86_64-unknown-uefi"];
+/// Where rustup's rust-src lies in a toolchain.
+const COMPONENT: &str = "lib/rustlib/src/rust/library";
 const OVERRIDE: &str = ".cargo/bare-sysroot.toml";
 /// Names a kept copy of the library source, as a tarball with a folder `library` in it.
 const TARBALL: &str = "RUST_LIBRARY_TAR";
@@ -47,9 +49,8 @@ pub(crate) fn prepare(root: &Path, cache: &Cache) -> Result<(), String> {
             _ => Ok(()),
         };
     }
-    let want = format!("{} {RECIPE}", toolchain.commit);
     let name = format!("sysroot-{}", toolchain.release);
-    let sysroot = cache.entry(&name, &want, |dir| build(&toolchain, root, dir))?;
+    let sysroot = cache.entry(&name, &toolchain.recipe(), |dir| build(&toolchain, root, dir))?;
     let text: String = TARGETS
         .iter()
         .map(|target| {
@@ -65,7 +66,43 @@ pub(crate) fn prepare(root: &Path, cache: &Cache) -> Result<(), String> {
     write_whole(&file, text.as_bytes())
 }
 
+/// How the bare-metal targets are had, in words.
+///
+/// # Errors
+/// They cannot be had, and what to do.
+pub(crate) fn state(root: &Path, cache: &Cache, can_fetch: bool) -> Result<String, String> {
+    let toolchain = Toolchain::find(root)?;
+    let release = &toolchain.release;
+    if TARGETS.iter().all(|target| has_core(&toolchain.sysroot, target)) {
+        return Ok(format!("installed with Rust {release}"));
+    }
+    let tarball = std::env::var_os(TARBALL).filter(|name| !name.is_empty());
+    if cache.has(&format!("sysroot-{release}"), &toolchain.recipe()) {
+        Ok(format!("built for Rust {release}, in the cache"))
+    } else if is_library(&toolchain.sysroot.join(COMPONENT)) {
+        Ok(format!("will be built from the rust-src of Rust {release}"))
+    } else if let Some(tarball) = tarball {
+        Ok(format!("will be built for Rust {release} from {}", tarball.display()))
+    } else if can_fetch {
+        Ok(format!("will be built for Rust {release} from Debian's rust-src"))
+    } else {
+        Err(advice())
+    }
+}
+
+fn advice() -> String {
+    format!(
+        "run `rustup target add {}` or `rustup component add rust-src`, or set {TARBALL}",
+        TARGETS.join(" ")
+    )
+}
+
 impl Toolchain {
+    /// What a built sysroot depends on.
+    fn recipe(&self) -> String {
+        format!("{} {RECIPE}", self.commit)
+    }
+
     fn find(root: &Path) -> Result<Self, String> {
         let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
         let ask = |arguments: &[&str]| -> Result<String, String> {
@@ -194,7 +231,7 @@ panic = "abort"
 
 /// The folder `library` of the Rust source of this version: the toolchain's own, a named tarball's, or Debian's.
 fn source(toolchain: &Toolchain, root: &Path, work: &Path) -> Result<PathBuf, String> {
-    let component = toolchain.sysroot.join("lib/rustlib/src/rust/library");
+    let component = toolchain.sysroot.join(COMPONENT);
     if is_library(&component) {
         return Ok(component);
     }
@@ -239,7 +276,7 @@ fn package(toolchain: &Toolchain, work: &Path) -> Result<PathBuf, String> {
             continue;
         };
         let library = format!("./usr/src/rustc-{release}/library");
-        archive.unpack(&[found], |deb| extract(deb, work, &[&library]))?;
+        archive.unpack(&[found], |deb| apt::extract(deb, work, &[&library]))?;
         return Ok(work.join(library));
     }
     Err(advise(
@@ -247,22 +284,8 @@ fn package(toolchain: &Toolchain, work: &Path) -> Result<PathBuf, String> {
             "the targets {} are not installed, and Debian has no rust-src {release} to build them from",
             TARGETS.join(" and ")
         ),
-        format!(
-            "run `rustup target add {}` or `rustup component add rust-src`, or set {TARBALL}",
-            TARGETS.join(" ")
-        ),
+        advice(),
     ))
-}
-
-/// Unpacks only `members` (tar's patterns) of a package.
-pub(crate) fn extract(deb: &Path, into: &Path, members: &[&str]) -> Result<(), String> {
-    apt::require("tar", "a package")?;
-    let mut pipe = process::leashed("sh");
-    pipe.args(["-c", r#"deb=$1 into=$2; shift 2; dpkg-deb --fsys-tarfile "$deb" | tar -x -C "$into" --wildcards "$@""#, "sh"]);
-    pipe.arg(deb).arg(into).args(members);
-    process::run(&mut pipe, BUILD_LIMIT, |_| {})?
-        .success(format!("cannot unpack {}", deb.display()))
-        .map(|_| ())
 }
 
 /// A TOML basic string.

@@ -12,10 +12,12 @@ use crate::bed::session::{self, DebugPort, LogRules, Session, Streams};
 use crate::bed::{Bed, Machine};
 use crate::cache::{Cache, Scratch};
 use crate::explain::{Explain as _, advise};
+use crate::own::Own;
 use crate::program::{self, Program};
 use crate::{process, roots};
 
 const NAMES: [&str; 2] = ["bochs-bin", "bochs"];
+const HOST_VGABIOS: &str = "/usr/share/vgabios/vgabios.bin";
 /// 3.1 as Debian builds it divides wrongly.
 const WANTED: (u32, u32) = (3, 0);
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -28,21 +30,25 @@ pub(crate) struct Bochs {
 }
 
 impl Bochs {
-    /// `$KERF_BOCHS`, else the host's own if it is the right version, else Debian's in a private root.
+    /// The user's own, else the host's if it is the right version, else Debian's in a private root.
     pub(crate) fn prepare(cache: &Cache) -> Result<Self, String> {
         let firmware = roots::bochs_ovmf(cache)?;
-        let host_bios = PathBuf::from("/usr/share/vgabios/vgabios.bin");
-        let host = || NAMES.iter().find_map(|name| program::on_path(name)).map(Program::host);
-        if let Some(program) = Program::named_by("KERF_BOCHS")? {
-            check(&program, "correct or unset KERF_BOCHS")?;
+        let bios = match Own::Vgabios.path()? {
+            Some((path, _)) => Some(path),
+            None => host_vgabios(),
+        };
+        let program = match Own::Bochs.path()? {
+            Some((path, by)) => {
+                let program = Program::host(path);
+                check(&program, &format!("correct it, or leave {by} out"))?;
+                Some(program)
+            }
+            None => host(),
+        };
+        if let Some(program) = program {
             let video_bios =
-                if host_bios.exists() { host_bios } else { video_bios(&roots::bochs(cache)?) };
+                bios.map_or_else(|| roots::bochs(cache).map(|root| video_bios(&root)), Ok)?;
             return Ok(Self { program, firmware, video_bios });
-        }
-        if host_bios.exists()
-            && let Some(program) = host().filter(|host| check(host, "").is_ok())
-        {
-            return Ok(Self { program, firmware, video_bios: host_bios });
         }
         let root = roots::bochs(cache)?;
         let program = NAMES.iter().find_map(|name| Program::private(&root, name).ok());
@@ -50,9 +56,20 @@ impl Bochs {
             .explain(|| format!("{} has no Bochs", root.display()))?
             .with_env("LTDL_LIBRARY_PATH", root.join("usr/lib/x86_64-linux-gnu/bochs/plugins"))
             .with_env("BXSHARE", root.join("usr/share/bochs"));
-        check(&program, "set KERF_BOCHS to the right one")?;
-        Ok(Self { program, firmware, video_bios: video_bios(&root) })
+        check(&program, "name the right one by --bochs or KERF_BOCHS")?;
+        Ok(Self { program, firmware, video_bios: bios.unwrap_or_else(|| video_bios(&root)) })
     }
+}
+
+/// The host's own Bochs if it is the right version.
+pub(crate) fn host() -> Option<Program> {
+    let program = NAMES.iter().find_map(|name| program::on_path(name)).map(Program::host);
+    program.filter(|host| check(host, "").is_ok())
+}
+
+/// The host's own VGA BIOS.
+pub(crate) fn host_vgabios() -> Option<PathBuf> {
+    Some(PathBuf::from(HOST_VGABIOS)).filter(|path| path.exists())
 }
 
 fn video_bios(root: &Path) -> PathBuf {

@@ -5,17 +5,20 @@
 
 mod bochs;
 mod judge;
+mod kvm;
 mod qemu;
 mod session;
 mod verdict;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
+pub(crate) use bochs::host_vgabios;
 pub(crate) use judge::{Limits, judge};
 pub(crate) use session::Session;
 pub(crate) use verdict::{Outcome, Verdict};
 
 use crate::cache::{Cache, Scratch};
+use crate::own::Own;
 
 /// Which emulator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum)]
@@ -51,11 +54,13 @@ pub(crate) struct Machine {
     /// The bed counts VM entries by itself, for tests that do not take Kerf's word. Bochs takes half as long again then;
     /// without it counts those after EPT violations.
     pub(crate) count_entries: bool,
+    /// QEMU takes the host's own virtualization, nested, instead of emulating a CPU.
+    pub(crate) kvm: bool,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { memory_mib: 1024, cpus: 1, icount: false, count_entries: false }
+        Self { memory_mib: 1024, cpus: 1, icount: false, count_entries: false, kvm: false }
     }
 }
 
@@ -66,6 +71,24 @@ pub(crate) trait Bed: Send + Sync {
     /// # Errors
     /// The emulator does not start.
     fn launch(&self, image: &Path, machine: &Machine, scratch: Scratch) -> Result<Session, String>;
+}
+
+/// Whether QEMU can run Kerf on this host's own CPU.
+///
+/// # Errors
+/// Why not.
+pub(crate) fn probe_kvm(cache: &Cache) -> Result<(), String> {
+    kvm::probe(&qemu::Qemu::prepare(cache)?, [cache.scratch()?, cache.scratch()?])
+}
+
+/// The host's own emulator of a version that will do.
+pub(crate) fn host_program(own: Own) -> Option<PathBuf> {
+    let program = match own {
+        Own::Qemu => qemu::host(),
+        Own::Bochs => bochs::host(),
+        _ => None,
+    };
+    program.map(|program| program.path().to_path_buf())
 }
 
 /// Finds the emulator of a bed, or fetches it.

@@ -4,9 +4,10 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::bed::session::{self, DebugPort, LogRules, Session, Streams};
-use crate::bed::{Bed, Machine};
+use crate::bed::{Bed, Machine, kvm};
 use crate::cache::{Cache, Scratch};
 use crate::explain::{Explain as _, advise};
+use crate::own::Own;
 use crate::program::{self, Program};
 use crate::{process, roots};
 
@@ -23,23 +24,23 @@ pub(crate) struct Qemu {
 }
 
 impl Qemu {
-    /// `$KERF_QEMU`, else the host's own QEMU if it is new enough, else Debian's in a private root.
+    /// The user's own, else the host's QEMU if it is new enough, else Debian's in a private root.
     pub(crate) fn prepare(cache: &Cache) -> Result<Self, String> {
-        let program = match Program::named_by("KERF_QEMU")? {
-            Some(program) => {
-                check(&program, "correct or unset KERF_QEMU")?;
+        let program = match Own::Qemu.path()? {
+            Some((path, by)) => {
+                let program = Program::host(path);
+                check(&program, &format!("correct it, or leave {by} out"))?;
                 program
             }
-            None => match program::on_path(NAME)
-                .map(Program::host)
-                .filter(|host| check(host, "").is_ok())
-            {
-                Some(host) => host,
-                None => private(cache)?,
-            },
+            None => host().map_or_else(|| private(cache), Ok)?,
         };
         Ok(Self { program, firmware: roots::ovmf(cache)? })
     }
+}
+
+/// The host's own QEMU if it is new enough.
+pub(crate) fn host() -> Option<Program> {
+    program::on_path(NAME).map(Program::host).filter(|host| check(host, "").is_ok())
 }
 
 fn private(cache: &Cache) -> Result<Program, String> {
@@ -50,7 +51,7 @@ fn private(cache: &Cache) -> Result<Program, String> {
         .with_arg(root.join("usr/share/qemu"))
         .with_arg("-L")
         .with_arg(root.join("usr/share/seabios"));
-    check(&program, "set KERF_QEMU to a newer one")?;
+    check(&program, "name a newer one by --qemu or KERF_QEMU")?;
     Ok(program)
 }
 
@@ -102,7 +103,7 @@ impl Bed for Qemu {
 
 fn options(machine: &Machine) -> Vec<String> {
     let mut options: Vec<String> = [
-        "-machine q35,kernel-irqchip=split -cpu max,+svm,+npt -nodefaults -no-reboot -display none",
+        "-machine q35,kernel-irqchip=split -nodefaults -no-reboot -display none",
         "-chardev stdio,id=console,signal=off -serial chardev:console",
         "-debugcon file:debug.txt",
         // A process's status: twice the byte written there, plus one.
@@ -115,6 +116,13 @@ fn options(machine: &Machine) -> Vec<String> {
     .collect();
     let mut add = |line: &str| options.extend(line.split(' ').map(str::to_owned));
     add(&format!("-smp {} -m {}M", machine.cpus, machine.memory_mib));
+    if machine.kvm {
+        // Without the extension in its CPU the machine does not start at all.
+        add(&format!("-accel kvm -cpu host,{}=on,enforce=on", kvm::extension()));
+        add("-device intel-iommu,intremap=on,eim=on");
+        return options;
+    }
+    add("-cpu max,+svm,+npt");
     if machine.icount {
         // Under icount QEMU cannot take x2APIC, which `eim` would let the machine use.
         add("-accel tcg -icount shift=0,sleep=off -seed 42 -rtc base=2020-01-01,clock=vm");

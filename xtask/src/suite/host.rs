@@ -3,12 +3,13 @@
 use std::ffi::OsStr;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
 use crate::bed::BedKind;
 use crate::explain::Explain as _;
+use crate::own::OWN;
 use crate::step::{Context, Step};
 use crate::suite::{on_host, require};
 use crate::{process, tidy};
@@ -59,6 +60,9 @@ pub(super) fn steps() -> Vec<Step> {
                 "Kerf needs Bochs 3.0",
             )
         }),
+        on_host("run says at once all that a machine without apt lacks", names_what_is_missing),
+        on_host("run on kvm says why not, and auto takes qemu", falls_back_from_kvm),
+        on_host("doctor says what this machine can run", doctor_tells),
         on_host(
             "run without a network says so and leaves nothing half-fetched",
             fails_without_network,
@@ -134,6 +138,16 @@ fn config_tells(context: &Context) -> Result<(), String> {
     })
 }
 
+/// A program that says a version, and no more.
+fn fake_emulator(folder: &Path, version: &str) -> Result<PathBuf, String> {
+    let path = folder.join("emulator");
+    let script = format!("#!/bin/sh\necho '{version}'\n");
+    fs::write(&path, script)
+        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
+        .explain(|| path.display().to_string())?;
+    Ok(path)
+}
+
 fn refuses_emulator(
     _: &Context,
     bed: BedKind,
@@ -142,15 +156,60 @@ fn refuses_emulator(
     needs: &str,
 ) -> Result<(), String> {
     let folder = tempfile::tempdir().explain(|| "no temporary folder")?;
-    let path = folder.path().join("emulator");
-    let script = format!("#!/bin/sh\necho '{version}'\n");
-    fs::write(&path, script)
-        .and_then(|()| fs::set_permissions(&path, fs::Permissions::from_mode(0o755)))
-        .explain(|| path.display().to_string())?;
+    let path = fake_emulator(folder.path(), version)?;
     let said = fails(&[(variable, path.as_os_str())], &["--on".as_ref(), bed.name().as_ref()])?;
     let told =
         said.contains(needs) && said.contains(variable) && said.contains(&*path.to_string_lossy());
     require(told, || format!("it does not say {needs:?}, {variable} and the program:\n{said}"))
+}
+
+/// An empty cache, and a search path on which only the programs are that no host lacks.
+fn names_what_is_missing(_: &Context) -> Result<(), String> {
+    let folder = tempfile::tempdir().explain(|| "no temporary folder")?;
+    let (cache, path) = (folder.path().join("cache"), folder.path().join("bin"));
+    fs::create_dir(&path).explain(|| path.display().to_string())?;
+    let none = OsStr::new("");
+    let mut environment = vec![("KERF_CACHE", cache.as_os_str()), ("PATH", path.as_os_str())];
+    environment.extend(OWN.map(|own| (own.variable(), none)));
+    for (bed, wanted) in [("qemu", ["--qemu", "--ovmf"]), ("bochs", ["--bochs", "--bochs-ovmf"])] {
+        let said = fails(&environment, &["--on".as_ref(), bed.as_ref()])?;
+        let told = ["apt-get is missing", "--linux FILE", "--busybox FILE"];
+        let told = told.iter().chain(&wanted).all(|part| said.contains(part));
+        require(told, || format!("it does not say what {bed} needs, and how to name it:\n{said}"))?;
+    }
+    let left = left_in(&cache)?;
+    require(left.is_empty(), || format!("it left in the cache: {}", left.join(", ")))
+}
+
+/// With an emulator that says the right version and ends at once.
+fn falls_back_from_kvm(context: &Context) -> Result<(), String> {
+    let folder = tempfile::tempdir().explain(|| "no temporary folder")?;
+    let config = super::guests::describe(context, "hello", None)?.save(folder.path())?;
+    let qemu = fake_emulator(folder.path(), "QEMU emulator version 11.1.0")?;
+    let firmware = folder.path().join("firmware");
+    fs::write(&firmware, "").explain(|| firmware.display().to_string())?;
+    let run = |on: &str| {
+        let config = [OsStr::new("--config"), config.as_os_str(), OsStr::new("--on"), on.as_ref()];
+        let files =
+            [OsStr::new("--qemu"), qemu.as_os_str(), OsStr::new("--ovmf"), firmware.as_os_str()];
+        fails(&[], &[config, files].concat())
+    };
+    let said = run("kvm")?;
+    require(said.contains("error: kvm: "), || format!("on kvm it does not say why not:\n{said}"))?;
+    let said = run("auto")?;
+    require(said.contains("not on kvm, but on qemu: "), || {
+        format!("auto does not say what it takes:\n{said}")
+    })
+}
+
+fn doctor_tells(_: &Context) -> Result<(), String> {
+    let this = std::env::current_exe().explain(|| "cannot find this program")?;
+    let finished = process::run(Command::new(this).arg("doctor"), ANSWER_LIMIT, |_| {})?;
+    let said = finished.stdout + &finished.stderr;
+    let parts = ["packages", "bare targets", "bed qemu", "bed bochs", "bed kvm", "verdict"];
+    require(finished.status.success() && parts.iter().all(|part| said.contains(part)), || {
+        format!("it said:\n{said}")
+    })
 }
 
 /// An empty cache, and a mirror on this machine's port 9, where nobody listens.
