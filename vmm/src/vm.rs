@@ -254,6 +254,11 @@ impl Vm {
         sleepers >= self.vcpus() && !self.mailboxes.iter().any(Mailbox::has_alarm)
     }
 
+    #[cfg(test)]
+    pub(crate) fn deep_sleepers(&self) -> u32 {
+        self.deep_sleepers.load(Ordering::SeqCst)
+    }
+
     /// Such a sleeper has found an alarm in its mailbox. Before it takes that: else the last one awake could find neither
     /// it awake nor its alarm.
     pub(crate) fn wake(&self) {

@@ -1,6 +1,7 @@
 //! Several virtual CPUs of one machine: start-up, interrupts between them, and devices that interrupt any of them.
 
 use hw::{Msr, Port, Width};
+use proptest::prelude::*;
 use vcpu::{Access, Event, Exit, Gpr, PortIo, Vcpu};
 use x86_spec::msr;
 
@@ -344,4 +345,42 @@ fn a_reset_empties_the_mailboxes() {
     let mut core = bench.vm.core(1);
     let ready = core.prepare_entry(&bench.vm, &mut bench.vcpu, &mut bench.host);
     assert!(matches!(ready, crate::Ready::Wait { .. }));
+}
+
+proptest! {
+    #[test]
+    fn whatever_cpus_send_each_other_sleepers_are_counted(
+        actions in proptest::collection::vec((0_usize..3, 0_u8..8, any::<u64>()), 0..60),
+    ) {
+        let mut bench = Bench::running(3);
+        for (cpu, action, value) in actions {
+            let is_awake = {
+                bench.on(cpu).prepare();
+                !bench.is_halted
+            };
+            if !is_awake {
+                continue;
+            }
+            let modes = [0, LOWEST, NMI, INIT, STARTUP, NMI, STARTUP, INIT | LEVEL];
+            let command = value & 0xc_c8ff | modes[(value >> 8 & 7) as usize];
+            let _ = match action {
+                0 => {
+                    bench.vcpu.state.rflags = 2 | value & 0x200;
+                    bench.exit(Exit::Halt)
+                }
+                1 => bench.exit(Exit::MsrWrite { msr: ICR, value: value >> 32 << 32 | command }),
+                2 => bench.exit(Exit::MsrWrite { msr: ICR, value: value >> 62 << 32 | command }),
+                3 => bench.exit(Exit::MsrWrite { msr: EOI, value: 0 }),
+                4 => bench.exit(Exit::MsrWrite {
+                    msr: msr::APIC_BASE,
+                    value: 0xfee0_0000 | value & 0xc00 | u64::from(cpu == 0) << 8,
+                }),
+                5 => bench.exit(Exit::MsrWrite { msr: Msr(0x80f), value: 0x1ff }),
+                6 => bench.exit(uart_port((value & 7) as u16, value & 8 != 0)),
+                _ => bench.exit(Exit::Handled),
+            };
+            let asleep = (0..3).filter(|&cpu| bench.on(cpu).core.activity.is_deep()).count();
+            prop_assert_eq!(bench.vm.deep_sleepers(), asleep as u32);
+        }
+    }
 }
