@@ -49,6 +49,14 @@ pub(crate) fn build_peer(root: &Path) -> Result<PathBuf, String> {
     binary(root, "peer", "x86_64-unknown-linux-gnu")
 }
 
+/// Builds the UEFI application that starts a Linux with a command line, `tests/peer/start`.
+///
+/// # Errors
+/// It does not build; cargo has said why.
+pub(crate) fn build_peer_start(root: &Path) -> Result<PathBuf, String> {
+    binary(root, "peer_start", TARGETS[1])
+}
+
 /// Flags for what has to run where there is no library.
 const STATIC: [(&str, &str); 1] = [(
     "CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS",

@@ -1,12 +1,17 @@
 //! `cargo xtask bench`: what Kerf costs, counted in instructions on the deterministic beds.
 //!
 //! [`exits`] measures round trips between guest and hypervisor by the guest `cpuid_bench`, [`peer`] lets the same guest
-//! run under Linux's KVM in the same bed, [`baseline`] holds what was recorded, [`rows`] the goals. docs/measuring.md says
+//! run under Linux's KVM in the same bed, [`baseline`] holds what was recorded, [`rows`] the goals, [`limits`] what
+//! an exit may not do at all. [`boot`] splits the boot
+//! of a Linux guest into Kerf's part and the guest's by a [`plugin`] that the emulator counts with. docs/measuring.md says
 //! what the figures mean.
 
 pub(crate) mod baseline;
+mod boot;
 pub(crate) mod exits;
-pub(crate) mod peer;
+mod limits;
+mod peer;
+mod plugin;
 mod rows;
 
 use std::path::PathBuf;
@@ -21,6 +26,8 @@ use crate::context::Context;
 pub(crate) enum Bench {
     /// Instructions from guest to guest for each kind of exit.
     Exits(Exits),
+    /// A Linux guest's boot to userspace: Kerf's instructions and the guest's; Kerf's size.
+    Boot(Boot),
 }
 
 /// A hypervisor to compare with.
@@ -49,6 +56,19 @@ pub(crate) struct Exits {
     pub(crate) record: bool,
 }
 
+#[derive(Args)]
+pub(crate) struct Boot {
+    /// The bed: qemu has SVM and nested paging, bochs has VT-x and EPT.
+    #[arg(long, value_name = "BED", default_value = "qemu")]
+    pub(crate) on: BedKind,
+    /// How often to boot; the spread is printed.
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) runs: u32,
+    /// Also writes the figures as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
 /// Measures and prints.
 ///
 /// # Errors
@@ -56,5 +76,6 @@ pub(crate) struct Exits {
 pub(crate) fn run(context: &Context, what: &Bench) -> Result<(), String> {
     match what {
         Bench::Exits(options) => exits::run(context, options),
+        Bench::Boot(options) => boot::run(context, options),
     }
 }

@@ -2,6 +2,8 @@
 //!
 //! Layouts: System V gABI, chapter 4 (file header) and chapter 5 (program header).
 
+use std::ops::Range;
+
 const MAGIC: &[u8; 4] = b"\x7fELF";
 const PROGRAM_HEADERS: usize = 0x20;
 const SECTION_HEADERS: usize = 0x28;
@@ -21,6 +23,32 @@ pub(crate) fn strip(mut file: Vec<u8>) -> Vec<u8> {
         file.truncate(end);
     }
     file
+}
+
+/// Where a 64-bit ELF file's code is to lie in memory, and the bytes that all its segments take there.
+pub(crate) fn footprint(file: &[u8]) -> Option<(Range<u64>, u64)> {
+    const PT_LOAD: usize = 1;
+    const EXECUTE: usize = 1;
+    if !file.starts_with(MAGIC) {
+        return None;
+    }
+    let (mut code, mut from, mut to) = (None, usize::MAX, 0);
+    for number in 0..half(file, PROGRAM_HEADER_COUNT)? {
+        let bytes = half(file, PROGRAM_HEADER_BYTES)?;
+        let header = word(file, PROGRAM_HEADERS)?.checked_add(number.checked_mul(bytes)?)?;
+        let field = |at: usize| word(file, header.checked_add(at)?);
+        // Type and flags share a word.
+        let kind = field(0)?;
+        if kind & 0xffff_ffff != PT_LOAD {
+            continue;
+        }
+        let (start, end) = (field(0x10)?, field(0x10)?.checked_add(field(0x28)?)?);
+        (from, to) = (from.min(start), to.max(end));
+        if kind >> 32 & EXECUTE != 0 {
+            code = Some(start as u64..end as u64);
+        }
+    }
+    Some((code?, (to - from) as u64))
 }
 
 fn end_of_segments(file: &[u8]) -> Option<usize> {

@@ -54,6 +54,7 @@ const CARGO_RUNS: [(&str, &[&str]); 4] = [
             "clippy",
             "--quiet",
             "--package=boot",
+            "--package=peer_start",
             "--target=x86_64-unknown-uefi",
             "--",
             "-Dwarnings",

@@ -104,6 +104,10 @@ impl Bed for Bochs {
             .explain(|| format!("cannot write {}", file.display()))?;
         let mut command = self.program.command();
         command.args(["-q", "-unlock", "-f", "bochsrc"]).current_dir(scratch.path());
+        if let Some(plugin) = &machine.plugin {
+            command.env("LD_PRELOAD", &plugin.object);
+            command.envs(plugin.arguments.iter().map(|(name, value)| (*name, value)));
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = process::spawn(&mut command)?;
         let rules = LogRules {

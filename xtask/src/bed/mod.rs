@@ -56,11 +56,28 @@ pub(crate) struct Machine {
     pub(crate) count_entries: bool,
     /// QEMU takes the host's own virtualization, nested, instead of emulating a CPU.
     pub(crate) kvm: bool,
+    /// What is loaded into the emulator to count.
+    pub(crate) plugin: Option<Plugin>,
+}
+
+/// A shared object that is loaded into the emulator, and its arguments. QEMU's are plugins for TCG; Bochs' are preloaded,
+/// with the arguments as variables of the environment.
+#[derive(Clone, Debug)]
+pub(crate) struct Plugin {
+    pub(crate) object: PathBuf,
+    pub(crate) arguments: Vec<(&'static str, String)>,
 }
 
 impl Default for Machine {
     fn default() -> Self {
-        Self { memory_mib: 1024, cpus: 1, icount: false, count_entries: false, kvm: false }
+        Self {
+            memory_mib: 1024,
+            cpus: 1,
+            icount: false,
+            count_entries: false,
+            kvm: false,
+            plugin: None,
+        }
     }
 }
 

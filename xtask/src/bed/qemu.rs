@@ -77,6 +77,13 @@ impl Bed for Qemu {
         let mut command = self.program.command();
         command.current_dir(scratch.path());
         command.args(options(machine));
+        if let Some(plugin) = &machine.plugin {
+            let mut option = format!("file={}", escape(&plugin.object));
+            for (name, value) in &plugin.arguments {
+                option += &format!(",{name}={value}");
+            }
+            command.arg("-plugin").arg(option);
+        }
         command.arg("-bios").arg(&self.firmware);
         // Read-only: the firmware would keep its variables on the volume.
         command

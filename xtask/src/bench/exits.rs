@@ -6,8 +6,9 @@ use serde_json::{Value, json};
 
 use crate::bed::{BedKind, Machine, Verdict};
 use crate::bench::baseline::{self, Figures};
+use crate::bench::plugin::{Counter, Counts};
 use crate::bench::rows::{PEERS_NOTE, ROWS, Row};
-use crate::bench::{Exits, Peer, peer};
+use crate::bench::{Exits, Peer, limits, peer};
 use crate::cache::write_whole;
 use crate::context::{Context, Trial};
 use crate::description::Description;
@@ -15,17 +16,18 @@ use crate::explain::{Explain as _, advise};
 
 /// The guest that measures.
 pub(super) const GUEST: &str = "cpuid_bench";
-const LIMIT: Duration = Duration::from_secs(300);
+const LIMIT: Duration = Duration::from_secs(600);
 
 /// Measures on one bed, prints the table, compares.
 pub(super) fn run(context: &Context, options: &Exits) -> Result<(), String> {
     let bed = options.on;
-    let kerf = measure(context, bed)?;
+    let (kerf, counts) = measure(context, bed)?;
     let kvm = match options.peer {
         Some(Peer::Kvm) => Some(peer::measure(context, bed)?),
         None => None,
     };
     print(bed, &kerf, kvm.as_ref());
+    limits::print(bed, &counts);
     if let Some(path) = &options.json {
         let text = format!("{:#}\n", as_json(bed, &kerf, kvm.as_ref()));
         write_whole(path, text.as_bytes())?;
@@ -35,7 +37,7 @@ pub(super) fn run(context: &Context, options: &Exits) -> Result<(), String> {
         eprintln!("recorded in {}", path.display());
     }
     if options.check {
-        compare(context, bed, &kerf)?;
+        compare(context, bed, &kerf, &counts)?;
     }
     Ok(())
 }
@@ -45,10 +47,24 @@ pub(super) fn run(context: &Context, options: &Exits) -> Result<(), String> {
 /// # Errors
 /// A figure has become worse, or could not be measured.
 pub(crate) fn check(context: &Context, bed: BedKind) -> Result<(), String> {
-    compare(context, bed, &measure(context, bed)?)
+    let (kerf, counts) = measure(context, bed)?;
+    compare(context, bed, &kerf, &counts)
 }
 
-fn compare(context: &Context, bed: BedKind, measured: &Figures) -> Result<(), String> {
+fn compare(
+    context: &Context,
+    bed: BedKind,
+    measured: &Figures,
+    counts: &Counts,
+) -> Result<(), String> {
+    let broken = limits::broken(bed, counts);
+    if !broken.is_empty() {
+        return Err(format!(
+            "between exit and entry on {}:\n  {}",
+            bed.name(),
+            broken.join("\n  ")
+        ));
+    }
     let recorded = baseline::read(&context.root, bed)?;
     let worse = baseline::regressions(&recorded, measured);
     for gain in baseline::gains(&recorded, measured) {
@@ -64,8 +80,8 @@ fn compare(context: &Context, bed: BedKind, measured: &Figures) -> Result<(), St
     ))
 }
 
-/// What the guest measures under Kerf.
-fn measure(context: &Context, bed: BedKind) -> Result<Figures, String> {
+/// What the guest measures under Kerf, and what the bed counts meanwhile.
+fn measure(context: &Context, bed: BedKind) -> Result<(Figures, Counts), String> {
     context.bed(bed)?;
     let program = context.guest(GUEST)?;
     let program = std::fs::read(program).explain(|| program.display().to_string())?;
@@ -78,10 +94,14 @@ fn measure(context: &Context, bed: BedKind) -> Result<Figures, String> {
     let read = |path: &std::path::Path| std::fs::read(path).explain(|| path.display().to_string());
     let volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
     let memory_mib = description.memory_mib();
-    let machine = Machine { memory_mib, icount: true, ..Machine::default() };
+    let counter = Counter::build(&context.root, bed, &read(&artefacts.kernel)?)?;
+    let plugin = Some(counter.plugin());
+    let machine = Machine { memory_mib, icount: true, plugin, ..Machine::default() };
     let trial = Trial { volume, machine, expect: None, typed: Vec::new(), timeout: LIMIT };
     let outcome = context.trial(bed, trial)?.require(&Verdict::Exited(0))?;
-    figures(&outcome.console_text()).map_err(|why| format!("{why}: {}", outcome.describe()))
+    let told = |why| format!("{why}: {}", outcome.describe());
+    let figures = figures(&outcome.console_text()).map_err(told)?;
+    Ok((figures, counter.take().map_err(told)?))
 }
 
 /// The figures that the guest printed; each has to be there.

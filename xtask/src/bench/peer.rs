@@ -1,5 +1,5 @@
 //! Linux's KVM as a peer: the same guest program, in the same bed, run by `tests/peer` as the only program of Debian's
-//! Linux. The firmware's own shell starts that Linux, by `startup.nsh`: both beds boot a disk.
+//! Linux, which `tests/peer/start` starts from a disk, as both beds boot one.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,12 +12,10 @@ use crate::context::{Context, Trial};
 use crate::explain::Explain as _;
 use crate::initrd::{Archive, CHARACTER_DEVICE, FOLDER, PLAIN, PROGRAM};
 use crate::roots;
-use crate::volume::Volume;
+use crate::volume::{BOOT, Volume};
 
-const LIMIT: Duration = Duration::from_secs(600);
+const LIMIT: Duration = Duration::from_secs(1800);
 const MEMORY_MIB: u64 = 768;
-/// What the shell starts once it has waited for a key.
-const STARTUP: &str = "@echo -off\r\nfs0:\r\nvmlinuz.efi console=ttyS0 quiet nokaslr norandmaps initrd=\\initrd.img\r\n";
 
 /// What the guest measures under KVM.
 ///
@@ -38,6 +36,7 @@ pub(super) fn measure(context: &Context, bed: BedKind) -> Result<Figures, String
 }
 
 fn volume(context: &Context) -> Result<Volume, String> {
+    context.sysroot()?;
     let linux = roots::linux_kvm(&context.cache)?;
     let mut archive = Archive::default();
     for folder in ["dev", "modules"] {
@@ -51,7 +50,7 @@ fn volume(context: &Context) -> Result<Volume, String> {
         archive.add(&format!("modules/{number}-{name}"), PLAIN, (0, 0), &read(module)?);
     }
     Ok(Volume::foreign([
-        ("startup.nsh".to_owned(), STARTUP.into()),
+        (BOOT.to_owned(), read(&artefacts::build_peer_start(&context.root)?)?),
         ("vmlinuz.efi".to_owned(), read(&linux.kernel)?),
         ("initrd.img".to_owned(), archive.finish()),
     ]))
