@@ -39,7 +39,7 @@ pub(crate) fn run(context: &Context, options: &Run) -> Result<(), String> {
         icount: options.icount,
         count_entries: options.count_entries,
         kvm,
-        plugin: None,
+        ..Machine::default()
     };
     let mut serial = match &options.serial {
         Some(path) => {

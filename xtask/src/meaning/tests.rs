@@ -63,6 +63,56 @@ VM one
     assert_eq!(text, expected);
 }
 
+/// A flat Multiboot kernel of one page at 2 MiB.
+fn multiboot() -> Vec<u8> {
+    let (magic, flags, base) = (0x1bad_b002_u32, 1 << 16, 0x20_0000);
+    let sum = 0_u32.wrapping_sub(magic + flags);
+    let words = [magic, flags, sum, base, base, 0, base + 0x2000, base + 0x20];
+    let mut file: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+    file.resize(4096, 0);
+    file
+}
+
+#[test]
+fn a_kernel_with_places_of_its_own_and_modules_is_told() {
+    let text = told(
+        "memory = \"64M\"\nkernel = \"k\"\nmodules = [\"disk\"]\nvcpus = 2\ncpus = [3, 1]\n\
+         idle = \"guest\"\non-reset = \"restart\"\ncpuid.mask = [{ leaf = 7, subleaf = 0, ebx = 0xfffeffff }]",
+        multiboot(),
+        vec![7; 10],
+    )
+    .unwrap();
+    for line in [
+        "  vCPUs         2, on CPUs 3 1",
+        "  kernel        k, 4096 bytes: Multiboot",
+        "    0x0000200000-0x0000201fff  4096 bytes of the file",
+        "    entered at  0x200020, in 32-bit mode",
+        "  module        disk, 10 bytes",
+        "  CPUID         leaf 0x7.0 without EBX 0x00010000",
+        "  idle          alone on its CPU, the guest waits without exits",
+        "  on reset      the VM starts again",
+    ] {
+        assert!(text.lines().any(|told| told == line), "{line:?} is not in\n{text}");
+    }
+}
+
+#[test]
+fn what_a_machine_lacks_is_told_and_where_vcpus_go() {
+    let vm = |name: &str| {
+        format!("[[vm]]\nname = \"{name}\"\nvcpus = 2\nmemory = \"64M\"\nkernel = \"k\"\n")
+    };
+    let text = format!("version = 1\n{}{}", vm("a"), vm("b"));
+    let description = Description::new(text, vec![("k".to_owned(), kernel())]).unwrap();
+    let on = |cpus, mib: u64| {
+        tell(&description, Bounds { cpus: Some(cpus), memory_bytes: Some(mib << 20) })
+    };
+    assert!(on(4, 128).unwrap().contains("  vCPUs         2, on CPUs 2 3\n"));
+    assert!(on(2, 128).unwrap().starts_with("2 VMs with 4 vCPUs and 128 MiB of memory\n"));
+    assert!(on(1, 128).unwrap_err().starts_with("kerf.toml:4: vm.vcpus: 2 vCPUs, but the machine"));
+    assert!(on(4, 127).unwrap_err().starts_with("kerf.toml:10: vm.memory: 64 MiB are more than"));
+    assert_eq!(cpus_wanted(description.config()), 2);
+}
+
 #[test]
 fn memory_below_4_gib_ends_in_a_hole() {
     assert_eq!(

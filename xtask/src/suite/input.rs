@@ -1,9 +1,11 @@
-//! Boot volumes that must not start: each ends in one line that names the file and what is wrong with it.
+//! Boot volumes that must not start: each ends in one line that names the file and what is wrong with it. And VMs that
+//! must not: each is told by one line, and the others run.
 
 use std::path::Path;
 use std::time::Duration;
 
 use crate::bed::{BedKind, Machine, Verdict};
+use crate::description::Description;
 use crate::explain::Explain as _;
 use crate::initrd;
 use crate::step::{Context, Step, Trial};
@@ -21,7 +23,7 @@ struct Case {
     told: &'static str,
 }
 
-const CASES: [Case; 13] = [
+const CASES: [Case; 17] = [
     Case {
         name: "no kernel",
         harm: |volume| volume.remove(KERNEL).map(drop),
@@ -49,11 +51,32 @@ const CASES: [Case; 13] = [
     },
     Case {
         name: "a configuration with an unknown key",
+        harm: |volume| configure(volume, "\nmemory = ", "\nmemmory = "),
+        told: r"kerf\.toml:8: .*memmory",
+    },
+    Case {
+        name: "a configuration in which a CPU is pinned twice",
+        harm: |volume| configure(volume, "\nmemory = ", "\nvcpus = 2\ncpus = [0, 0]\nmemory = "),
+        told: r"kerf\.toml:9: vm\.cpus: CPU 0 is there twice; ",
+    },
+    Case {
+        name: "a configuration in which two VMs have one name",
         harm: |volume| {
             let text = String::from_utf8(volume.file_mut(CONFIG)?.clone()).ok()?;
-            replace(volume, CONFIG, text.replace("\nmemory = ", "\nmemmory = ").as_bytes())
+            let vm = text.get(text.find("[[vm]]")?..)?;
+            replace(volume, CONFIG, format!("{text}\n{vm}").as_bytes())
         },
-        told: r"kerf\.toml:8: .*memmory",
+        told: r"kerf\.toml:\d+: vm\.name: .* is also another VM's name; ",
+    },
+    Case {
+        name: "a Multiboot kernel without its magic",
+        harm: |volume| configure(volume, "\nmemory = ", "\nloader = \"multiboot\"\nmemory = "),
+        told: "guest: no Multiboot kernel: its first 8 KiB hold no 0x1badb002; ",
+    },
+    Case {
+        name: "an ELF kernel with wild headers",
+        harm: |volume| replace(volume, "guest", &elf(&[(0x20_0000, u32::MAX, 0x1000)])),
+        told: r"guest: cut short: \d+ bytes are missing; ",
     },
     Case {
         name: "no guest kernel",
@@ -104,7 +127,92 @@ pub(super) fn steps() -> Vec<Step> {
             is_refused(context, bed, &case)
         })
     };
-    CASES.into_iter().map(refused).collect()
+    let vms = on_bed(bed, "VMs that cannot start are told, and the others run", move |context| {
+        others_run(context, bed)
+    });
+    CASES.into_iter().map(refused).chain([vms]).collect()
+}
+
+/// VMs beside a sound one: lines of each, and what Kerf then says of it. The machine has one CPU and 1 GiB.
+const VMS: [(&str, &str, &str); 5] = [
+    (
+        "huge",
+        "memory = \"2G\"",
+        r"kerf\.toml:\d+: vm\.memory: 2048 MiB are more than the \d+ MiB left ",
+    ),
+    ("many", "vcpus = 2", r"kerf\.toml:\d+: vm\.vcpus: 2 vCPUs, but the machine has 1 CPU; "),
+    (
+        "pinned",
+        "cpus = [7]",
+        r"kerf\.toml:\d+: vm\.cpus: there is no CPU 7, the machine has 1 CPU; ",
+    ),
+    ("wild", "kernel = \"wild\"", "wild: damaged: its segments at 0x200000 and 0x200800 overlap"),
+    ("low", "kernel = \"low\"", "low: its segment 0x9000-0x9fff does not lie in free RAM, "),
+];
+
+fn others_run(context: &Context, bed: BedKind) -> Result<(), String> {
+    let artefacts = context.artefacts()?;
+    let read = |path: &Path| std::fs::read(path).explain(|| path.display().to_string());
+    let mut text = format!("version = {}\n", config::VERSION);
+    for (name, lines, _) in [("hello", "test.exit-port = true", "")].iter().chain(&VMS) {
+        text += &format!("[[vm]]\nname = \"{name}\"\n{lines}\n");
+        for (key, value) in [("memory", "64M"), ("kernel", "guest")] {
+            if !lines.starts_with(key) {
+                text += &format!("{key} = \"{value}\"\n");
+            }
+        }
+    }
+    let files = [
+        ("guest", read(context.guest("hello")?)?),
+        ("wild", elf(&[(0x20_0000, 0x1000, 0x1000), (0x20_0800, 0x1000, 0x1000)])),
+        ("low", elf(&[(0x20_0000, 0x1000, 0x1000), (0x9000, 0x1000, 0x1000)])),
+    ];
+    let files = files.map(|(name, bytes)| (name.to_owned(), bytes)).into();
+    let description = Description::new(text, files)?;
+    let volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
+    let trial = Trial {
+        volume,
+        machine: Machine::default(),
+        expect: Some(pattern("GUEST-DONE hello")?),
+        typed: Vec::new(),
+        timeout: LIMIT,
+    };
+    let outcome = context.trial(bed, trial)?.require(&Verdict::Expected)?;
+    let console = outcome.console_text();
+    require(!console.contains("FAIL "), || outcome.describe())?;
+    for (name, _, told) in VMS {
+        let told = pattern(&format!("{name} cannot start: (vm[^ ]* )?{told}"))?;
+        require(told.find_iter(console.as_bytes()).count() == 1, || {
+            format!("{told:?} is not there once: {}", outcome.describe())
+        })?;
+    }
+    Ok(())
+}
+
+/// An ELF32 file with a PVH entry (note, then 0x1000 bytes for every segment) whose segments have these physical addresses
+/// and bytes in file and memory.
+fn elf(segments: &[(u32, u32, u32)]) -> Vec<u8> {
+    const NOTE: u32 = 0x800;
+    let entry = 0x20_0000;
+    let count = segments.len() as u32;
+    // e_ident, ET_EXEC for the 80386, one program header more than segments.
+    let mut words = vec![0x464c_457f, 0x0001_0101, 0, 0, 0x0003_0002, 1, entry, 52, 0, 0];
+    words.extend([0x0020_0034, count + 1, 0]);
+    for (index, (paddr, in_file, in_memory)) in (1..).zip(segments) {
+        words.extend([1, 0x1000 * index, *paddr, *paddr, *in_file, *in_memory, 7, 0x1000]);
+    }
+    words.extend([4, NOTE, 0, 0, 20, 20, 4, 4]);
+    words.resize(NOTE as usize / 4, 0);
+    words.extend([4, 4, 18, u32::from_le_bytes(*b"Xen\0"), entry]);
+    let mut file: Vec<u8> = words.into_iter().flat_map(u32::to_le_bytes).collect();
+    file.resize(0x1000 * (segments.len() + 1), 0x90);
+    file
+}
+
+/// Changes the configuration's text, and its sum.
+fn configure(volume: &mut Volume, from: &str, to: &str) -> Option<()> {
+    let text = String::from_utf8(volume.file_mut(CONFIG)?.clone()).ok()?;
+    replace(volume, CONFIG, text.replace(from, to).as_bytes())
 }
 
 fn is_refused(context: &Context, bed: BedKind, case: &Case) -> Result<(), String> {
