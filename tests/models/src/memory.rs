@@ -12,6 +12,14 @@ pub trait DeviceMemory {
     fn read(&self, hpa: u64, snoop: bool) -> Option<u64>;
     /// Writes the word at `hpa`, past every cache.
     fn write(&mut self, hpa: u64, value: u64);
+    /// What caches hold at `hpa`, whatever buffer is in between: the invalidation queue and what else is always snooped.
+    fn read_current(&self, hpa: u64) -> Option<u64> {
+        self.read(hpa, true)
+    }
+    /// The 512 words of the page at `hpa`, as [`DeviceMemory::read_current`] reads them; zeros where there is none.
+    fn page(&self, hpa: u64) -> Box<[u64; 512]> {
+        Box::new(std::array::from_fn(|n| self.read_current(hpa + 8 * n as u64).unwrap_or_default()))
+    }
     /// What of the CPU's doings is new since `*seen`, which moves on. A bed that cannot tell gives none.
     fn changes(&self, seen: &mut usize) -> Vec<Change> {
         let _ = seen;
@@ -52,11 +60,17 @@ struct Inner {
     next: u64,
     left: Option<u64>,
     live: HashMap<u64, u64>,
-    cpu: HashMap<u64, u64>,
-    memory: HashMap<u64, u64>,
+    frames: HashMap<u64, Box<Frame>>,
     coherent: bool,
     buffered: Option<Vec<(u64, u64)>>,
     log: Vec<Change>,
+}
+
+/// A frame as it is seen from two sides.
+struct Frame {
+    live: bool,
+    cpu: [u64; 512],
+    memory: [u64; 512],
 }
 
 /// What frames hold before anybody has written to them: present entries all over, if a device were to read them.
@@ -71,8 +85,7 @@ impl SplitMemory {
             next: 0x1_0000_0000,
             left: None,
             live: HashMap::new(),
-            cpu: HashMap::new(),
-            memory: HashMap::new(),
+            frames: HashMap::new(),
             coherent,
             buffered: buffered.then(Vec::new),
             log: Vec::new(),
@@ -97,10 +110,8 @@ impl SplitMemory {
     #[must_use]
     pub fn data(&self, frames: u64) -> Hpa {
         let run = self.clone().alloc_run(frames.next_power_of_two()).expect("frames for data");
-        let mut inner = self.0.borrow_mut();
         for hpa in (run.raw()..run.raw() + frames * PAGE_SIZE).step_by(8) {
-            inner.cpu.insert(hpa, hpa);
-            inner.memory.insert(hpa, hpa);
+            self.clone().write(hpa, hpa);
         }
         run
     }
@@ -108,17 +119,31 @@ impl SplitMemory {
     /// What the CPU sees at `hpa`.
     #[must_use]
     pub fn peek(&self, hpa: Hpa) -> u64 {
-        self.0.borrow().cpu.get(&hpa.raw()).copied().unwrap_or_default()
+        self.read_current(hpa.raw()).unwrap_or_default()
     }
 }
 
+/// The word of a frame that holds the byte at `hpa`.
+const fn word(hpa: u64) -> usize {
+    (hpa % PAGE_SIZE / 8) as usize
+}
+
 impl Inner {
+    fn frame(&self, hpa: u64) -> Option<&Frame> {
+        self.frames.get(&(hpa & !(PAGE_SIZE - 1))).map(|frame| &**frame)
+    }
+
+    fn frame_mut(&mut self, hpa: u64) -> Option<&mut Frame> {
+        self.frames.get_mut(&(hpa & !(PAGE_SIZE - 1))).map(|frame| &mut **frame)
+    }
+
     fn store(&mut self, hpa: u64, value: u64, paired: bool) {
-        let line = std::array::from_fn(|i| {
-            self.cpu.get(&((hpa & !63) + 8 * i as u64)).copied().unwrap_or_default()
-        });
+        let frame =
+            self.frame_mut(hpa).filter(|frame| frame.live).expect("a store to a table in use");
+        let first = word(hpa & !63);
+        let line = std::array::from_fn(|n| frame.cpu[first + n]);
+        frame.cpu[word(hpa)] = value;
         self.log.push(Change::Stored { hpa, line, value, paired });
-        assert!(self.cpu.insert(hpa, value).is_some(), "a store to {hpa:#x}, which is no table");
         if self.coherent {
             self.reach_memory(hpa, value);
         }
@@ -127,9 +152,13 @@ impl Inner {
     fn reach_memory(&mut self, hpa: u64, value: u64) {
         match &mut self.buffered {
             Some(buffer) => buffer.push((hpa, value)),
-            None => {
-                self.memory.insert(hpa, value);
-            }
+            None => self.settle(hpa, value),
+        }
+    }
+
+    fn settle(&mut self, hpa: u64, value: u64) {
+        if let Some(frame) = self.frame_mut(hpa).filter(|frame| frame.live) {
+            frame.memory[word(hpa)] = value;
         }
     }
 }
@@ -148,7 +177,9 @@ impl TableMemory for SplitMemory {
     }
 
     fn load(&self, table: Hpa, index: usize) -> u64 {
-        *self.0.borrow().cpu.get(&at(table, index)).expect("a load from a table in use")
+        let (inner, hpa) = (self.0.borrow(), at(table, index));
+        inner.frame(hpa).filter(|frame| frame.live).expect("a load from a table in use").cpu
+            [word(hpa)]
     }
 
     fn store(&mut self, table: Hpa, index: usize, entry: u64) {
@@ -165,10 +196,10 @@ impl DeviceTables for SplitMemory {
         let run = inner.next.next_multiple_of(frames * PAGE_SIZE);
         inner.next = run + frames * PAGE_SIZE;
         inner.live.insert(run, frames);
-        for hpa in (run..run + frames * PAGE_SIZE).step_by(8) {
-            inner.cpu.insert(hpa, 0);
-            let seen = if inner.coherent { 0 } else { STALE };
-            inner.memory.insert(hpa, seen);
+        let seen = if inner.coherent { 0 } else { STALE };
+        for hpa in (run..run + frames * PAGE_SIZE).step_by(PAGE_SIZE as usize) {
+            let frame = Frame { live: true, cpu: [0; 512], memory: [seen; 512] };
+            inner.frames.insert(hpa, Box::new(frame));
         }
         Ok(Hpa::new(run))
     }
@@ -177,17 +208,18 @@ impl DeviceTables for SplitMemory {
         let mut inner = self.0.borrow_mut();
         assert_eq!(inner.live.remove(&run.raw()), Some(frames), "freed what is not live: {run}");
         inner.log.push(Change::Freed { hpa: run.raw(), frames });
-        for hpa in (run.raw()..run.raw() + frames * PAGE_SIZE).step_by(8) {
-            inner.cpu.remove(&hpa);
-            inner.memory.insert(hpa, STALE);
+        for hpa in (run.raw()..run.raw() + frames * PAGE_SIZE).step_by(PAGE_SIZE as usize) {
+            if let Some(frame) = inner.frame_mut(hpa) {
+                *frame = Frame { live: false, cpu: [STALE; 512], memory: [STALE; 512] };
+            }
         }
     }
 
     fn store_pair(&mut self, table: Hpa, index: usize, pair: [u64; 2]) {
         assert!(index.is_multiple_of(2), "a pair must be aligned");
         let mut inner = self.0.borrow_mut();
-        for (i, value) in pair.into_iter().enumerate() {
-            inner.store(at(table, index + i), value, true);
+        for (n, value) in pair.into_iter().enumerate() {
+            inner.store(at(table, index + n), value, true);
         }
     }
 
@@ -198,7 +230,7 @@ impl DeviceTables for SplitMemory {
         }
         let (first, end) = (at(table, index) & !63, at(table, index + count).next_multiple_of(64));
         for hpa in (first..end).step_by(8) {
-            if let Some(&value) = inner.cpu.get(&hpa) {
+            if let Some(value) = inner.frame(hpa).map(|frame| frame.cpu[word(hpa)]) {
                 inner.reach_memory(hpa, value);
             }
         }
@@ -208,15 +240,23 @@ impl DeviceTables for SplitMemory {
 impl DeviceMemory for SplitMemory {
     fn read(&self, hpa: u64, snoop: bool) -> Option<u64> {
         let inner = self.0.borrow();
-        let view = if snoop && !inner.coherent { &inner.cpu } else { &inner.memory };
-        view.get(&hpa).copied()
+        let frame = inner.frame(hpa)?;
+        let view = if snoop && !inner.coherent { &frame.cpu } else { &frame.memory };
+        Some(view[word(hpa)])
+    }
+
+    fn read_current(&self, hpa: u64) -> Option<u64> {
+        self.0.borrow().frame(hpa).map(|frame| frame.cpu[word(hpa)])
+    }
+
+    fn page(&self, hpa: u64) -> Box<[u64; 512]> {
+        Box::new(self.0.borrow().frame(hpa).map_or([0; 512], |frame| frame.cpu))
     }
 
     fn write(&mut self, hpa: u64, value: u64) {
-        let mut inner = self.0.borrow_mut();
-        inner.memory.insert(hpa, value);
-        if let Some(seen) = inner.cpu.get_mut(&hpa) {
-            *seen = value;
+        if let Some(frame) = self.0.borrow_mut().frame_mut(hpa) {
+            frame.cpu[word(hpa)] = value;
+            frame.memory[word(hpa)] = value;
         }
     }
 
@@ -230,6 +270,8 @@ impl DeviceMemory for SplitMemory {
     fn flush_write_buffer(&mut self) {
         let mut inner = self.0.borrow_mut();
         let waiting = inner.buffered.as_mut().map(std::mem::take).unwrap_or_default();
-        inner.memory.extend(waiting);
+        for (hpa, value) in waiting {
+            inner.settle(hpa, value);
+        }
     }
 }

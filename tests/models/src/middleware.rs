@@ -20,6 +20,11 @@ impl<R> Injecting<R> {
         Self { inner, gone: Rc::default(), stuck: Rc::default(), deaf: Rc::default() }
     }
 
+    /// What it stands before.
+    pub fn inner(&self) -> &R {
+        &self.inner
+    }
+
     /// The device is gone: every read gives all ones, no write arrives.
     pub fn vanish(&self) {
         self.gone.set(true);

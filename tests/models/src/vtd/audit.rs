@@ -76,7 +76,7 @@ pub enum Violation {
 }
 
 /// What a reachable frame is: words of its entries, and a name.
-type Roles = HashMap<u64, (u64, &'static str)>;
+pub(super) type Roles = HashMap<u64, (u64, &'static str)>;
 
 impl<M: DeviceMemory> Unit<M> {
     /// Looks at what the CPU has done to memory since.
@@ -85,7 +85,16 @@ impl<M: DeviceMemory> Unit<M> {
         if changes.is_empty() {
             return;
         }
-        let roles = self.roles();
+        let known = self.roles.take().filter(|roles| {
+            !changes.iter().any(|change| match change {
+                Change::Stored { hpa, .. } => {
+                    let role = roles.get(&(hpa & !0xfff)).map(|(_, name)| *name);
+                    !matches!(role, None | Some("the queue" | "a mapping"))
+                }
+                Change::Freed { .. } => false,
+            })
+        });
+        let roles = known.unwrap_or_else(|| self.reachable());
         for change in changes {
             match change {
                 Change::Stored { hpa, line, value, paired } => {
@@ -109,6 +118,7 @@ impl<M: DeviceMemory> Unit<M> {
                 }
             }
         }
+        self.roles = Some(roles);
     }
 
     fn caches_reach(&self, page: u64) -> Option<&'static str> {
@@ -141,7 +151,7 @@ impl<M: DeviceMemory> Unit<M> {
     }
 
     /// Every frame that the unit would reach from its registers.
-    fn roles(&self) -> Roles {
+    fn reachable(&self) -> Roles {
         let mut roles = Roles::new();
         if self.has(command::QIE) {
             let first = self.iqa.iqa().raw();
@@ -160,24 +170,21 @@ impl<M: DeviceMemory> Unit<M> {
         let root = self.root.rta().raw();
         roles.insert(root, (1, "the root table"));
         let scalable = self.scalable();
-        for half in 0..512 {
-            let entry = self.word(root + 8 * half);
+        for (half, entry) in self.memory.page(root).into_iter().enumerate() {
             if entry & 1 == 0 || !scalable && half % 2 == 1 {
                 continue;
             }
             let table = entry & !0xfff;
             let words = if scalable { 4 } else { 2 };
             roles.insert(table, (words, "context entries"));
-            for index in 0..512 / words {
-                let entry = self.word(table + 8 * words * index);
-                if entry & 1 == 0 {
-                    continue;
-                }
-                if scalable {
-                    self.add_directory(&mut roles, entry);
-                } else {
-                    let levels = (self.word(table + 8 * words * index + 8) & 7) as u8 + 2;
-                    self.add_tables(&mut roles, entry & !0xfff, levels, false);
+            for context in self.memory.page(table).chunks_exact(words as usize) {
+                match (context[0] & 1 != 0, scalable) {
+                    (true, true) => self.add_directory(&mut roles, context[0]),
+                    (true, false) => {
+                        let levels = (context[1] & 7) as u8 + 2;
+                        self.add_tables(&mut roles, context[0] & !0xfff, levels, false);
+                    }
+                    (false, _) => {}
                 }
             }
         }
@@ -188,24 +195,21 @@ impl<M: DeviceMemory> Unit<M> {
         let (first, entries) = (context & !0xfff, 128u64 << (context >> 9 & 7));
         for page in (first..first + (8 * entries).next_multiple_of(4096)).step_by(4096) {
             roles.insert(page, (1, "a PASID directory"));
-        }
-        for index in 0..entries {
-            let entry = self.word(first + 8 * index);
-            if entry & 1 == 0 {
-                continue;
-            }
-            let table = entry & !0xfff;
-            roles.insert(table, (8, "PASID entries"));
-            for index in 0..64 {
-                let entry = PasidEntry(self.words(table + 64 * index, true).unwrap_or_default());
-                if !entry.p() {
-                    continue;
-                }
-                match entry.pgtt() {
-                    iommu_spec::pasid::pgtt::FIRST => {
-                        self.add_tables(roles, entry.fsptptr().raw(), 4, true);
+            let tables = self.memory.page(page).into_iter().take(entries as usize);
+            for table in tables.filter(|entry| entry & 1 != 0).map(|entry| entry & !0xfff) {
+                roles.insert(table, (8, "PASID entries"));
+                let page = self.memory.page(table);
+                for words in page.as_chunks().0 {
+                    let entry = PasidEntry(*words);
+                    match (entry.p(), entry.pgtt()) {
+                        (false, _) => {}
+                        (true, iommu_spec::pasid::pgtt::FIRST) => {
+                            self.add_tables(roles, entry.fsptptr().raw(), 4, true);
+                        }
+                        (true, _) => {
+                            self.add_tables(roles, entry.ssptptr().raw(), entry.aw() + 2, false);
+                        }
                     }
-                    _ => self.add_tables(roles, entry.ssptptr().raw(), entry.aw() + 2, false),
                 }
             }
         }
@@ -217,25 +221,17 @@ impl<M: DeviceMemory> Unit<M> {
             return;
         }
         let present = if first_stage { 1 } else { 3 };
-        for index in 0..512 {
-            let entry = self.word(table + 8 * index);
+        for entry in self.memory.page(table).into_iter().filter(|entry| entry & present != 0) {
             let target = entry & 0x000f_ffff_ffff_f000;
-            if entry & present == 0 {
-                continue;
-            }
             if level > 1 && entry & 0x80 == 0 {
                 self.add_tables(roles, target, level - 1, first_stage);
             } else {
-                // A large page of which a test frees a part is reported by its first frames only.
+                // Of a page larger than 2 MiB only the first frames are watched.
                 let pages = (walk::span(level) / 4096).min(512);
                 for page in 0..pages {
                     roles.entry(target + 4096 * page).or_insert((1, "a mapping"));
                 }
             }
         }
-    }
-
-    fn word(&self, hpa: u64) -> u64 {
-        self.memory.read(hpa, true).unwrap_or_default()
     }
 }

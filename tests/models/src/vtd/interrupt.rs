@@ -87,7 +87,10 @@ impl<M: DeviceMemory> Unit<M> {
             return self.refuse(rid, index, reason::IRTE_RESERVED);
         }
         let at = entry.descriptor().raw();
-        let Some(words) = self.words(at, true) else { return self.refuse(rid, index, 0x27) };
+        if self.memory.read_current(at).is_none() {
+            return self.refuse(rid, index, 0x27);
+        }
+        let words: [u64; 8] = self.current(at);
         let (word, bit) = (usize::from(entry.v()) / 64, entry.v() % 64);
         let descriptor = PostedDescriptor(words);
         self.memory.write(at + 8 * word as u64, words[word] | 1 << bit);

@@ -107,7 +107,10 @@ pub struct Unit<M> {
     caches: Caches,
     messages: Vec<Message>,
     violations: Vec<Violation>,
+    /// What is reachable, as long as nothing that matters has changed.
+    roles: Option<audit::Roles>,
     silent: HashSet<u16>,
+    rejected: u32,
     rivals: BTreeSet<Request>,
 }
 
@@ -137,7 +140,9 @@ impl<M: DeviceMemory> Unit<M> {
             caches: Caches::default(),
             messages: Vec::new(),
             violations: Vec::new(),
+            roles: None,
             silent: HashSet::new(),
+            rejected: 0,
             rivals: BTreeSet::new(),
         }
     }
@@ -163,6 +168,11 @@ impl<M: DeviceMemory> Unit<M> {
     /// From now on the device's own TLB does not answer invalidations.
     pub fn silence(&mut self, rid: RequesterId) {
         self.silent.insert(rid.0);
+    }
+
+    /// The unit rejects the next `count` descriptors that are no waits, as if a bit of them had flipped.
+    pub fn reject(&mut self, count: u32) {
+        self.rejected = count;
     }
 
     /// From now on the device repeats `request` at every moment at which the unit could take it, so that whatever is
@@ -193,6 +203,11 @@ impl<M: DeviceMemory> Unit<M> {
             *word = self.memory.read(hpa + 8 * index as u64, snoop)?;
         }
         Some(words)
+    }
+
+    /// `count` words at `hpa` that are always snooped.
+    fn current<const N: usize>(&self, hpa: u64) -> [u64; N] {
+        std::array::from_fn(|n| self.memory.read_current(hpa + 8 * n as u64).unwrap_or_default())
     }
 
     fn scalable(&self) -> bool {

@@ -37,9 +37,9 @@ impl<M: DeviceMemory> Unit<M> {
     fn descriptor_at(&self, at: u64) -> Descriptor {
         let hpa = self.iqa.iqa().raw() + at;
         if self.iqa.dw() {
-            return Descriptor(self.words(hpa, true).unwrap_or_default());
+            return Descriptor(self.current(hpa));
         }
-        let [low, high] = self.words(hpa, true).unwrap_or_default();
+        let [low, high] = self.current(hpa);
         Descriptor([low, high, 0, 0])
     }
 
@@ -99,7 +99,7 @@ impl<M: DeviceMemory> Unit<M> {
         if wait.bit5() {
             let at = wait.status_address().raw();
             let shift = 8 * (at & 4);
-            let old = self.memory.read(at & !7, true).unwrap_or_default();
+            let old = self.memory.read_current(at & !7).unwrap_or_default();
             let new = old & !(0xffff_ffff << shift) | u64::from(wait.status()) << shift;
             self.memory.write(at & !7, new);
         }
@@ -138,10 +138,15 @@ impl<M: DeviceMemory> Unit<M> {
         };
         let [first, second, third, fourth] = descriptor.0;
         let clear = first & !low == 0 && second & !high == 0 && third == 0 && fourth == 0;
-        if offered && clear {
+        let flipped = self.rejected > 0 && descriptor.kind() != kind::WAIT;
+        if offered && clear && !flipped {
             return true;
         }
-        self.violation(Violation::BadDescriptor(descriptor.0));
+        if flipped {
+            self.rejected -= 1;
+        } else {
+            self.violation(Violation::BadDescriptor(descriptor.0));
+        }
         self.status = self.status.with_iqe(true);
         self.queue_error = QueueError::default().with_iqei(1).0[0];
         self.raise_fault_event();

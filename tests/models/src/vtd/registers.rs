@@ -70,6 +70,7 @@ impl<M: DeviceMemory> Unit<M> {
                     self.violation(Violation::QueueMovedWhileOn);
                 }
                 self.iqa = QueueAddress([value]);
+                self.roles = None;
                 self.head = 0;
             }
             (0xb8, Width::W8) => self.irta = RemapTableAddress([value]),
@@ -174,6 +175,7 @@ impl<M: DeviceMemory> Unit<M> {
             return;
         }
         self.command = None;
+        self.roles = None;
         let queue_starts = value & command::QIE != 0 && !self.has(command::QIE);
         let lasting = value & command::LASTING;
         let pointers = command::SRTP | command::SIRTP;
