@@ -7,6 +7,7 @@ use firmware::{Machine, PhysicalMemory, PowerOff};
 use hw::{Hpa, Port, PortBus, Width};
 use spin::Once;
 
+use crate::console;
 use crate::mem::{self, Handoff};
 use crate::platform::Ports;
 
@@ -22,7 +23,8 @@ impl PhysicalMemory for Mapped {
     }
 }
 
-/// Reads the firmware's tables and those that the boot volume brought, and tells what is wrong with them.
+/// Reads the firmware's tables and those that the boot volume brought, and tells what is wrong with them. The console then
+/// has what they name.
 pub(crate) fn read(info: &BootInfo, handoff: &Handoff) -> Machine {
     let files = handoff.files.iter().filter(|file| file.kind == Some(FileKind::AcpiTable));
     let files: Vec<&'static [u8]> = files.map(|file| file.bytes).collect();
@@ -32,6 +34,7 @@ pub(crate) fn read(info: &BootInfo, handoff: &Handoff) -> Machine {
     }
     let machine = firmware::read(&Mapped, rsdp, &files, |problem| log::warn!("{problem}"));
     machine.brought.iter().for_each(|table| log::info!("{table}"));
+    console::extend(&info.framebuffer, machine.serial);
     if let Some(power_off) = machine.power_off {
         POWER_OFF.call_once(|| power_off);
     }

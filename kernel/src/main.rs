@@ -54,6 +54,7 @@ fn main(info: Option<&BootInfo>, entry_tsc: u64) -> ! {
     };
     let config = configuration(&handoff);
     log::set_max_level(level(config.hypervisor.log));
+    console::select(config.hypervisor.consoles.as_deref());
     log::debug!("command line: \"{}\"", handoff.command_line);
     let frames = mem::counts();
     log::info!("{} MiB of memory, {} MiB free", frames.total >> 8, frames.free >> 8);

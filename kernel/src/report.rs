@@ -111,25 +111,28 @@ fn unknown(name: &str, counters: &Counters) {
 /// Exits that a failing Kerf tells of each CPU's virtual CPU.
 const LAST: usize = 8;
 
-/// Tells what the virtual CPU on each CPU did last. For a CPU that stops for good, after it has stopped the others: locks
-/// are broken, not waited for.
+/// Tells what each virtual CPU did last, the newest last. For a CPU that stops for good, after it has stopped the others:
+/// locks are broken, not waited for.
 pub(crate) fn last_exits() {
     let Some(world) = sched::world() else { return };
-    for (cpu, desk) in world.desks.iter().enumerate() {
-        let Some((vm, index)) = desk.current() else { continue };
-        let Some(vm) = world.vms.get(vm) else { continue };
+    for (number, vm) in world.vms.iter().enumerate() {
         vm.break_lock();
         let Some(life) = vm.life() else { continue };
-        let Some(core) = life.cores.get(index) else { continue };
-        if core.is_locked() {
-            start::break_lock(core);
-        }
-        let core = core.lock();
-        log::error!("last exits of {}/{index} on CPU {cpu}, newest last:", vm.config.name);
-        let older = core.last_exits().count().saturating_sub(LAST);
-        for record in core.last_exits().skip(older) {
-            let name = record.kind.name();
-            log::error!("  {name:<18} rip {:#018x} detail {:#x}", record.rip, record.detail);
+        for (index, core) in life.cores.iter().enumerate() {
+            if core.is_locked() {
+                start::break_lock(core);
+            }
+            let core = core.lock();
+            let cpu = world.desks.iter().position(|desk| desk.current() == Some((number, index)));
+            match cpu {
+                Some(cpu) => log::error!("last exits of {}/{index} on CPU {cpu}:", vm.config.name),
+                None => log::error!("last exits of {}/{index}:", vm.config.name),
+            }
+            let older = core.last_exits().count().saturating_sub(LAST);
+            for record in core.last_exits().skip(older) {
+                let name = record.kind.name();
+                log::error!("  {name:<18} rip {:#018x} detail {:#x}", record.rip, record.detail);
+            }
         }
     }
 }

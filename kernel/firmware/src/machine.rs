@@ -6,7 +6,9 @@ use hw::{Hpa, Port};
 
 use crate::aml;
 use crate::bytes::{self, u8, u16, u32};
-use crate::tables::{self, Brought, HEADER_BYTES, PhysicalMemory, Problem, Signature, Table, Trouble};
+use crate::tables::{
+    self, Brought, HEADER_BYTES, PhysicalMemory, Problem, Signature, Table, Trouble,
+};
 
 /// The machine, as far as Kerf needs to know it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub struct Machine {
     pub pm_timer: Option<PmTimer>,
     /// The registers of the first HPET.
     pub hpet: Option<Hpa>,
+    /// The serial port that the firmware uses.
+    pub serial: Option<SerialPort>,
     /// How the machine is powered off.
     pub power_off: Option<PowerOff>,
     /// What the boot volume changed in the tables.
@@ -60,6 +64,28 @@ pub struct PmTimer {
     pub bits: u8,
 }
 
+/// A 16550 (Serial Port Console Redirection Table, version 1.10).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SerialPort {
+    /// Its first register.
+    pub registers: SerialRegisters,
+    /// Bytes from one register to the next.
+    pub stride: u8,
+    /// Bytes of an access: 1, 2 or 4.
+    pub access: u8,
+    /// Its interrupt, where it has one.
+    pub interrupt: Option<Line>,
+}
+
+/// Where a serial port's registers are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SerialRegisters {
+    /// In I/O space.
+    Port(Port),
+    /// In memory space.
+    Memory(Hpa),
+}
+
 /// What to write to power off (ACPI 6.5, 4.8.3.2 and 7.4.2): the 16-bit values, to the ports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PowerOff {
@@ -76,6 +102,12 @@ impl Machine {
     pub fn isa(&self, irq: u8) -> Line {
         let listed = self.overrides.iter().find(|(from, _)| *from == irq);
         listed.map_or(Line { gsi: irq.into(), active_low: false, level: false }, |(_, to)| *to)
+    }
+
+    /// The line with this global system interrupt, as the MADT has it; else as an ISA interrupt's.
+    fn line(&self, gsi: u32) -> Line {
+        let listed = self.overrides.iter().find(|(_, line)| line.gsi == gsi);
+        listed.map_or(Line { gsi, active_low: false, level: false }, |(_, line)| *line)
     }
 }
 
@@ -97,6 +129,9 @@ pub fn read(
         machine.pm_timer = pm_timer(fadt, &mut report);
         machine.power_off = power_off(memory, fadt, &tables, &mut report);
         machine.reset = reset(fadt);
+    }
+    if let Some(spcr) = find(b"SPCR") {
+        machine.serial = serial_port(&machine, spcr, &mut report);
     }
     if let Some(hpet) = find(b"HPET") {
         // A generic address (ACPI 6.5, 5.2.3.2) at 40; HPET specification 1.0a, 3.2.4.
@@ -184,6 +219,52 @@ fn pm_timer(fadt: &Table, report: &mut impl FnMut(Problem)) -> Option<PmTimer> {
     };
     let port = fadt_port(fadt, 208, PM_TMR_BLK)?;
     Some(PmTimer { port, bits: if flags & TMR_VAL_EXT != 0 { 32 } else { 24 } })
+}
+
+/// The serial port, where it is a 16550; nothing is said of other kinds, which are as good.
+fn serial_port(
+    machine: &Machine,
+    spcr: &Table,
+    report: &mut impl FnMut(Problem),
+) -> Option<SerialPort> {
+    const INTERFACE: usize = 36;
+    /// A generic address (ACPI 6.5, 5.2.3.2): space, width in bits, offset, access size, address.
+    const ADDRESS: usize = 40;
+    const INTERRUPT: usize = 52;
+    /// Full 16550, the subset that debuggers use, and one that the generic address describes wholly.
+    const KINDS: [u8; 3] = [0, 1, 0x12];
+    let field = |at| u8(spcr.bytes, at);
+    if !KINDS.contains(&field(INTERFACE)?) {
+        return None;
+    }
+    let at = bytes::address(spcr.bytes, ADDRESS + 4);
+    let registers = at.and_then(|at| match field(ADDRESS)? {
+        0 => Some(SerialRegisters::Memory(at)),
+        1 => u16::try_from(at.raw()).ok().map(|port| SerialRegisters::Port(Port(port))),
+        _ => None,
+    });
+    let (Some(registers), Some(bits), Some(size)) =
+        (registers, field(ADDRESS + 1), field(ADDRESS + 3))
+    else {
+        report(spcr.problem(Trouble::Field(ADDRESS)));
+        return None;
+    };
+    let stride = match bits {
+        16 => 2,
+        32 => 4,
+        _ => 1,
+    };
+    // Access size: 1 byte, 2 word, 3 double word; 0 says nothing.
+    let access = match size {
+        1..=3 => 1 << (size - 1),
+        _ => stride,
+    };
+    let interrupt = match field(INTERRUPT) {
+        Some(kind) if kind & 2 != 0 => u32(spcr.bytes, INTERRUPT + 2).map(|gsi| machine.line(gsi)),
+        Some(kind) if kind & 1 != 0 => field(INTERRUPT + 1).map(|irq| machine.isa(irq)),
+        _ => None,
+    };
+    Some(SerialPort { registers, stride: stride.max(access), access, interrupt })
 }
 
 /// How to reset (ACPI 6.5, 5.2.9): RESET_REG_SUP, RESET_REG in I/O space, RESET_VALUE.

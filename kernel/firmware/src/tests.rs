@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use hw::{Hpa, Port};
 use proptest::prelude::*;
 
-use crate::{IoApic, Line, Machine, PhysicalMemory, PmTimer, PowerOff, Problem, Trouble, read};
+use crate::{
+    IoApic, Line, Machine, PhysicalMemory, PmTimer, PowerOff, Problem, SerialPort, SerialRegisters,
+    Trouble, read,
+};
 
 /// Memory that holds a few tables, each with nothing behind it.
 #[derive(Default)]
@@ -193,6 +196,52 @@ fn a_table_from_the_boot_volume_takes_the_firmwares_place() {
     let (machine, problems) = read_with(&small_machine(), &[file]);
     assert_eq!(problems, []);
     assert_eq!(machine.cpus, [9, 0x100]);
+}
+
+fn spcr(kind: u8, address: [u8; 12], interrupt: [u8; 6]) -> Vec<u8> {
+    let mut body = vec![0; 80 - 36];
+    body[0] = kind;
+    body[4..16].copy_from_slice(&address);
+    body[16..22].copy_from_slice(&interrupt);
+    table(b"SPCR", &body)
+}
+
+fn serial(table: Vec<u8>) -> (Option<SerialPort>, Vec<Problem>) {
+    let (machine, problems) = read_with(&small_machine(), &[table.leak()]);
+    (machine.serial, problems)
+}
+
+#[test]
+fn a_serial_port_in_memory_has_stride_and_access_of_its_address() {
+    // 32 bits wide, accessed by double words, at 0xfe03_4000; GSI 19.
+    let table = spcr(0x12, [0, 32, 0, 3, 0, 0x40, 0x03, 0xfe, 0, 0, 0, 0], [2, 0, 19, 0, 0, 0]);
+    let port = SerialPort {
+        registers: SerialRegisters::Memory(Hpa::new(0xfe03_4000)),
+        stride: 4,
+        access: 4,
+        interrupt: Some(Line { gsi: 19, active_low: false, level: false }),
+    };
+    assert_eq!(serial(table), (Some(port), vec![]));
+}
+
+#[test]
+fn a_serial_port_in_io_space_follows_the_madts_override() {
+    let table = spcr(0, [1, 8, 0, 0, 0xf8, 2, 0, 0, 0, 0, 0, 0], [1, 4, 0, 0, 0, 0]);
+    let port = SerialPort {
+        registers: SerialRegisters::Port(Port(0x2f8)),
+        stride: 1,
+        access: 1,
+        interrupt: Some(Line { gsi: 20, active_low: true, level: true }),
+    };
+    assert_eq!(serial(table), (Some(port), vec![]));
+}
+
+#[test]
+fn a_serial_port_of_another_kind_or_nowhere_is_none() {
+    let here = [1, 8, 0, 0, 0xf8, 2, 0, 0, 0, 0, 0, 0];
+    assert_eq!(serial(spcr(3, here, [0; 6])), (None, vec![]));
+    let (port, problems) = serial(spcr(0, [0; 12], [0; 6]));
+    assert_eq!((port, problems.len()), (None, 1));
 }
 
 fn ssdt(oem_table_id: &[u8; 8], body: u8) -> Vec<u8> {

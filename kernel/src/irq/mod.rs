@@ -29,7 +29,7 @@ pub(crate) use timer::Timer;
 
 /// The local timer.
 const TIMER: u8 = 0x40;
-/// COM1.
+/// The serial ports.
 const UART: u8 = 0x41;
 /// Another CPU has news.
 const KICK: u8 = 0x42;
@@ -86,14 +86,13 @@ pub(crate) fn init(machine: &Machine) -> Timer {
     log::info!("TSC {} kHz, local APIC timer {} kHz", rates.tsc_hz / 1000, rates.apic_hz / 1000);
     park_others(machine, lapic);
     let mut io_apics = IoApics::init(machine);
-    if console::has_uart() {
-        let line = machine.isa(COM1_IRQ);
-        if io_apics.route(line, UART, lapic.id()) {
-            console::enable_receive();
-        } else {
-            log::warn!("no I/O APIC has interrupt {}: nothing typed will be seen", line.gsi);
+    let lines = [Some(machine.isa(COM1_IRQ)), machine.serial.and_then(|port| port.interrupt)];
+    for (is_there, line) in console::has_uarts().into_iter().zip(lines) {
+        if is_there && !line.is_some_and(|line| io_apics.route(line, UART, lapic.id())) {
+            log::warn!("a serial port has no interrupt: what is typed there will not be seen");
         }
     }
+    console::enable_receive();
     Timer::new(lapic, rates)
 }
 

@@ -21,7 +21,7 @@ pub(crate) use control::Registers as ControlRegisters;
 pub(crate) use frames::{Pool, counts};
 pub(crate) use guest::{GuestRam, GuestRamError};
 pub(crate) use low::StartPages;
-pub(crate) use space::{image_bytes, join, map_mmio, map_read_only, stack};
+pub(crate) use space::{image_bytes, join, map_mmio, map_read_only, map_screen, stack};
 pub(crate) use tables::{Pages, Tables};
 
 use alloc::{string::String, vec::Vec};

@@ -11,7 +11,7 @@ use paging::{Caching, MapError, PageSize, PageTable, Rights};
 use spin::Mutex;
 
 use super::{MemoryError, Pool, Tables, control, entries, frames as pool, out_of_reach};
-use crate::platform::Mmio;
+use crate::platform::{Framebuffer, Mmio};
 use crate::start;
 
 /// Where the window starts. It ends where no one will ever come.
@@ -142,6 +142,19 @@ pub(crate) fn map_mmio(hpa: Hpa, bytes: u64) -> Option<Mmio> {
     // SAFETY: mapped uncached just now, aligned, and never unmapped. The callers, the drivers of the interrupt controllers
     // and timers, name addresses of registers, and no frame of the pool is there: `Space::map` has looked.
     Some(unsafe { Mmio::new(at, bytes) })
+}
+
+/// Maps the screen, for good. `None` where there is none, or it does not fit what the firmware says of it.
+pub(crate) fn map_screen(screen: &boot_info::Framebuffer) -> Option<Framebuffer> {
+    let boot_info::Framebuffer { hpa, bytes, width, height, stride, .. } = *screen;
+    let used = 4 * u64::from(stride) * u64::from(height);
+    if hpa == 0 || used == 0 || used > bytes || width > stride {
+        return None;
+    }
+    let mut space = SPACE.lock();
+    let at = space.as_mut()?.map(Hpa::new(hpa), used, Rights::RW, Caching::WriteCombining)?;
+    // SAFETY: mapped just now, never unmapped, and not of the pool, as `Space::map` has looked.
+    Some(unsafe { Framebuffer::new(at, width, height, stride) })
 }
 
 /// The bytes `[hpa, hpa + bytes)`, wherever they are: tables of the firmware's, for good. `None` where that is no

@@ -4,6 +4,7 @@
 mod cpu;
 mod mmio;
 mod ports;
+mod screen;
 mod tsc;
 mod uart;
 
@@ -13,5 +14,6 @@ pub(crate) use cpu::{
 };
 pub(crate) use mmio::Mmio;
 pub(crate) use ports::Ports;
+pub(crate) use screen::Framebuffer;
 pub(crate) use tsc::{Tsc, rdtsc};
-pub(crate) use uart::com1;
+pub(crate) use uart::{COM1, UartRegisters};

@@ -1,17 +1,43 @@
-//! The first serial port's registers, as the driver crate wants them.
+//! A 16550's registers, wherever they are.
 
-use uart_16550::Uart16550;
-use uart_16550::backend::PioBackend;
+use consoles::Registers;
+use hw::{Port, PortBus, Width};
 
-/// I/O port of COM1's first register.
-const COM1: u16 = 0x3f8;
+use super::{Mmio, Ports};
 
-/// COM1, which may be there or not: nothing is read or written yet.
-pub(crate) const fn com1() -> Uart16550<PioBackend> {
-    // SAFETY: a PC has COM1's eight registers, or nothing, at these ports for as long as it runs, and neither touches
-    // memory. The console alone drives them.
-    match unsafe { Uart16550::new_port(COM1) } {
-        Ok(uart) => uart,
-        Err(_) => panic!("eight registers fit below the last port"),
+/// The first serial port of a PC.
+pub(crate) const COM1: UartRegisters = UartRegisters::Ports(Port(0x3f8));
+
+/// The registers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum UartRegisters {
+    /// Ports from this one on.
+    Ports(Port),
+    /// Memory: bytes from one register to the next, and the width of an access.
+    Memory(Mmio, u8, Width),
+}
+
+impl Registers for UartRegisters {
+    fn read(&self, register: u8) -> u8 {
+        match *self {
+            Self::Ports(Port(first)) => {
+                Ports.read(Port(first.wrapping_add(register.into())), Width::W1) as u8
+            }
+            Self::Memory(block, stride, width) => {
+                block.read(u64::from(register) * u64::from(stride), width) as u8
+            }
+        }
+    }
+
+    fn write(&self, register: u8, value: u8) {
+        match *self {
+            Self::Ports(Port(first)) => {
+                let port = Port(first.wrapping_add(register.into()));
+                Ports.write(port, Width::W1, value.into());
+            }
+            Self::Memory(block, stride, width) => {
+                block.write(u64::from(register) * u64::from(stride), width, value.into());
+            }
+        }
     }
 }

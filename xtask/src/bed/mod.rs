@@ -42,6 +42,17 @@ impl BedKind {
     }
 }
 
+/// A machine's serial port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Serial {
+    /// The first of a PC.
+    First,
+    /// The second, with no first.
+    Second,
+    /// None.
+    None,
+}
+
 /// The emulated machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
@@ -54,6 +65,8 @@ pub(crate) struct Machine {
     /// The bed counts VM entries by itself, for tests that do not take Kerf's word. Bochs takes half as long again then;
     /// without it counts those after EPT violations.
     pub(crate) count_entries: bool,
+    /// Its serial port. On Bochs it is always the first.
+    pub(crate) serial: Serial,
     /// QEMU takes the host's own virtualization, nested, instead of emulating a CPU.
     pub(crate) kvm: bool,
     /// What is loaded into the emulator to count.
@@ -75,6 +88,7 @@ impl Default for Machine {
             cpus: 1,
             icount: false,
             count_entries: false,
+            serial: Serial::First,
             kvm: false,
             plugin: None,
         }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::bed::session::{self, DebugPort, LogRules, Session, Streams};
-use crate::bed::{Bed, Machine, kvm};
+use crate::bed::{Bed, Machine, Serial, kvm};
 use crate::cache::{Cache, Scratch};
 use crate::explain::{Explain as _, advise};
 use crate::own::Own;
@@ -111,7 +111,7 @@ impl Bed for Qemu {
 fn options(machine: &Machine) -> Vec<String> {
     let mut options: Vec<String> = [
         "-machine q35,kernel-irqchip=split -nodefaults -no-reboot -display none",
-        "-chardev stdio,id=console,signal=off -serial chardev:console",
+        "-chardev stdio,id=console,signal=off",
         "-debugcon file:debug.txt",
         // A process's status: twice the byte written there, plus one.
         "-device isa-debug-exit,iobase=0xf4,iosize=4",
@@ -122,6 +122,11 @@ fn options(machine: &Machine) -> Vec<String> {
     .map(str::to_owned)
     .collect();
     let mut add = |line: &str| options.extend(line.split(' ').map(str::to_owned));
+    add(match machine.serial {
+        Serial::First => "-serial chardev:console",
+        Serial::Second => "-serial none -serial chardev:console",
+        Serial::None => "-serial none",
+    });
     add(&format!("-smp {} -m {}M", machine.cpus, machine.memory_mib));
     if machine.kvm {
         // Without the extension in its CPU the machine does not start at all.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::bed::{BedKind, Machine, Outcome, Verdict};
+use crate::bed::{BedKind, Machine, Outcome, Serial, Verdict};
 use crate::explain::Explain as _;
 use crate::step::{Context, Step, Trial};
 use crate::suite::{guests, on_bed, pattern, require};
@@ -22,6 +22,8 @@ pub(super) fn steps() -> Vec<Step> {
     let qemu = [
         on_bed(BedKind::Qemu, "a CPU that does not start is left out", absent_cpu),
         on_bed(BedKind::Qemu, "a table with a wrong sum is skipped", damaged_table),
+        on_bed(BedKind::Qemu, "the serial port that a table names is used", named_serial),
+        on_bed(BedKind::Qemu, "a machine without a serial port comes up", no_serial),
     ];
     panics.into_iter().chain(qemu).collect()
 }
@@ -69,7 +71,7 @@ fn panic_is_told(context: &Context, bed: BedKind) -> Result<(), String> {
             // From where it was noticed, by what that interrupted, back to the CPU's start.
             r"(?s)error:   at 0xffffffff8[0-9a-f]+ kernel::.*error:   at 0xffffffff8[0-9a-f]+ kernel::",
             r"error:   at 0xffffffff8[0-9a-f]+ (_start|kernel::start::bring_up::enter)\+0x",
-            &format!("last exits of {GUEST}/0 on CPU "),
+            &format!("last exits of {GUEST}/0"),
             "kerf: PANIC",
         ],
     )?;
@@ -93,6 +95,24 @@ fn absent_cpu(context: &Context) -> Result<(), String> {
     )
 }
 
+/// What is said by other outputs is the same.
+fn no_serial(context: &Context) -> Result<(), String> {
+    let machine = Machine { serial: Serial::None, ..Machine::default() };
+    let outcome = boot(context, BedKind::Qemu, machine, volume(context, |_| {})?)?;
+    require(outcome.console.is_empty(), || "there is a serial port".into())?;
+    let debug = String::from_utf8_lossy(&outcome.debug);
+    guests::judge(GUEST, &debug).map_err(|why| format!("{why}: {}", outcome.describe()))
+}
+
+/// A table names the second port (SPCR), and there is no first.
+fn named_serial(context: &Context) -> Result<(), String> {
+    let volume = volume(context, |volume| volume.insert("acpi/spcr.aml", spcr(0x2f8, 3)))?;
+    let machine = Machine { serial: Serial::Second, ..Machine::default() };
+    let outcome = boot(context, BedKind::Qemu, machine, volume)?.require(&Verdict::Exited(0))?;
+    guests::judge(GUEST, &outcome.console_text())
+        .map_err(|why| format!("{why}: {}", outcome.describe()))
+}
+
 fn damaged_table(context: &Context) -> Result<(), String> {
     let mut table = madt(&[0]);
     table[9] ^= 1;
@@ -104,17 +124,32 @@ fn damaged_table(context: &Context) -> Result<(), String> {
 
 /// A MADT with these CPUs, and QEMU's I/O APIC (ACPI 6.5, 5.2.12).
 fn madt(ids: &[u8]) -> Vec<u8> {
-    let mut table = b"APIC\0\0\0\0\x03\0KERF  TESTAPIC\x01\0\0\0KERF\x01\0\0\0".to_vec();
-    table.extend(0xfee0_0000_u32.to_le_bytes());
-    table.extend(1_u32.to_le_bytes());
+    let mut body = 0xfee0_0000_u32.to_le_bytes().to_vec();
+    body.extend(1_u32.to_le_bytes());
     for &id in ids {
-        table.extend([0, 8, id, id, 1, 0, 0, 0]);
+        body.extend([0, 8, id, id, 1, 0, 0, 0]);
     }
-    table.extend([1, 12, 0, 0]);
-    table.extend(0xfec0_0000_u32.to_le_bytes());
-    table.extend(0_u32.to_le_bytes());
-    let length = table.len() as u32;
-    table[4..8].copy_from_slice(&length.to_le_bytes());
+    body.extend([1, 12, 0, 0]);
+    body.extend(0xfec0_0000_u32.to_le_bytes());
+    body.extend(0_u32.to_le_bytes());
+    table(b"APIC", &body)
+}
+
+/// A 16550 at an I/O port, with an ISA interrupt (Serial Port Console Redirection Table, version 1.10).
+fn spcr(port: u16, irq: u8) -> Vec<u8> {
+    let mut body = vec![0; 44];
+    body[4..8].copy_from_slice(&[1, 8, 0, 1]);
+    body[8..10].copy_from_slice(&port.to_le_bytes());
+    body[16..18].copy_from_slice(&[1, irq]);
+    table(b"SPCR", &body)
+}
+
+/// A table with its header (ACPI 6.5, 5.2.6).
+fn table(signature: &[u8; 4], body: &[u8]) -> Vec<u8> {
+    let mut table = signature.to_vec();
+    table.extend((36 + body.len() as u32).to_le_bytes());
+    table.extend(b"\x02\0KERF  TESTONLY\x01\0\0\0KERF\x01\0\0\0");
+    table.extend(body);
     let sum = table.iter().fold(0_u8, |sum, byte| sum.wrapping_add(*byte));
     table[9] = sum.wrapping_neg();
     table
@@ -125,7 +160,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_table_is_sound() {
-        assert!(images::acpi_table::parse(&madt(&[0, 1, 77])).is_ok());
+    fn the_tables_are_sound() {
+        for table in [madt(&[0, 1, 77]), spcr(0x2f8, 3)] {
+            assert!(images::acpi_table::parse(&table).is_ok());
+        }
     }
 }

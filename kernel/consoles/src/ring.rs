@@ -2,20 +2,28 @@
 
 /// The last `N` bytes put in, or as many as were not taken yet.
 #[derive(Debug)]
-pub(super) struct Ring<const N: usize> {
+pub struct Ring<const N: usize> {
     bytes: [u8; N],
     /// Next to take, and how many there are.
     first: usize,
     len: usize,
 }
 
+impl<const N: usize> Default for Ring<N> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
 impl<const N: usize> Ring<N> {
-    pub(super) const fn new() -> Self {
+    /// An empty ring.
+    #[must_use]
+    pub const fn new() -> Self {
         Self { bytes: [0; N], first: 0, len: 0 }
     }
 
     /// Puts a byte in; the oldest goes where there is no room.
-    pub(super) fn push(&mut self, byte: u8) {
+    pub fn push(&mut self, byte: u8) {
         self.bytes[(self.first + self.len) % N] = byte;
         if self.len < N {
             self.len += 1;
@@ -25,7 +33,7 @@ impl<const N: usize> Ring<N> {
     }
 
     /// Puts a byte in if there is room.
-    pub(super) fn try_push(&mut self, byte: u8) -> bool {
+    pub fn try_push(&mut self, byte: u8) -> bool {
         let room = self.len < N;
         if room {
             self.push(byte);
@@ -34,17 +42,18 @@ impl<const N: usize> Ring<N> {
     }
 
     /// Whether it holds nothing.
-    pub(super) const fn is_empty(&self) -> bool {
+    #[must_use]
+    pub const fn is_empty(&self) -> bool {
         self.len == 0
     }
 
     /// What it holds, the oldest first.
-    pub(super) fn bytes(&self) -> impl Iterator<Item = u8> {
+    pub fn bytes(&self) -> impl Iterator<Item = u8> {
         (0..self.len).map(|at| self.bytes[(self.first + at) % N])
     }
 
     /// Takes the oldest byte.
-    pub(super) fn pop(&mut self) -> Option<u8> {
+    pub fn pop(&mut self) -> Option<u8> {
         if self.len == 0 {
             return None;
         }
