@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use alloc::vec::Vec;
 
-use hw::{Gpa, Hpa, PAGE_SIZE, PAGE_SIZE_2M};
+use hw::{Gpa, Hpa, Hva, PAGE_SIZE, PAGE_SIZE_2M};
 use paging::{Caching, EntryFormat, MapError, PageSize, PageTable, Rights};
 use vmm::loader::GuestLayout;
 use vmm::{GuestMemory, NoMemory};
@@ -20,6 +20,8 @@ pub(crate) struct GuestRam {
     layout: GuestLayout,
     /// Host addresses of the chunks, those of low RAM first.
     chunks: Vec<Hpa>,
+    /// Those of low RAM in the direct map, by their number.
+    low: Vec<Hva>,
 }
 
 /// Why a guest's RAM could not be had.
@@ -38,7 +40,7 @@ impl GuestRam {
     /// [`GuestRamError`] where that much memory is not free in chunks; none is taken then.
     pub(crate) fn new(layout: GuestLayout) -> Result<Self, GuestRamError> {
         let wanted = layout.ranges().iter().map(|range| range.bytes / PAGE_SIZE_2M).sum();
-        let mut ram = Self { layout, chunks: Vec::with_capacity(wanted as usize) };
+        let mut ram = Self { layout, chunks: Vec::with_capacity(wanted as usize), low: Vec::new() };
         while (ram.chunks.len() as u64) < wanted {
             let Some(chunk) = Pool.alloc_contiguous(CHUNK_FRAMES, CHUNK_FRAMES) else {
                 return Err(GuestRamError { wanted, found: ram.chunks.len() as u64 });
@@ -47,6 +49,8 @@ impl GuestRam {
             unsafe { direct::zero(chunk, CHUNK_FRAMES) };
             ram.chunks.push(chunk);
         }
+        let low = (layout.low.bytes / PAGE_SIZE_2M) as usize;
+        ram.low = ram.chunks.iter().take(low).map(|&chunk| direct::address(chunk)).collect();
         Ok(ram)
     }
 
@@ -93,6 +97,12 @@ impl GuestRam {
         None
     }
 
+    /// Where the direct map has a byte.
+    #[cold]
+    fn host_address(&self, gpa: Gpa) -> Option<Hva> {
+        self.locate(gpa).map(|(chunk, offset)| direct::address(chunk).wrapping_add(offset))
+    }
+
     /// Calls `piece` with each stretch of `[gpa, gpa + bytes)` that is contiguous for the host: its host address, the
     /// offset of it in the range, and its bytes. Nothing is called where any byte is not RAM.
     fn for_each_piece(
@@ -127,20 +137,17 @@ impl GuestRam {
 }
 
 impl GuestMemory for GuestRam {
-    #[inline]
+    #[inline(always)]
     fn read_u64(&self, gpa: Gpa) -> Option<u64> {
-        let offset = gpa.raw() % PAGE_SIZE_2M;
-        // All that lies below the hole is in order; what lies above it is left to `locate`.
-        let (chunk, offset) = if gpa.raw() < self.layout.low.bytes {
-            (*self.chunks.get((gpa.raw() / PAGE_SIZE_2M) as usize)?, offset)
-        } else {
-            self.locate(gpa)?
-        };
+        let (at, offset) = (gpa.raw() / PAGE_SIZE_2M, gpa.raw() % PAGE_SIZE_2M);
         if offset > PAGE_SIZE_2M - 8 {
             return None;
         }
+        let host = match self.low.get(at as usize) {
+            Some(chunk) => chunk.wrapping_add(offset),
+            None => self.host_address(gpa)?,
+        };
         let value;
-        let host = direct::address(chunk).wrapping_add(offset);
         // SAFETY: the chunk is mapped and owned by `self`, and has eight bytes from there on. A guest may change them
         // meanwhile: this is one load by assembly, about which the compiler can assume nothing.
         unsafe {

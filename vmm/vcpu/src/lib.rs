@@ -14,6 +14,7 @@ extern crate alloc;
 
 mod exit;
 mod fpu;
+mod frame;
 mod hot;
 mod registers;
 mod state;

@@ -101,11 +101,20 @@ fn msr(fields: &ExitFields) -> Exit {
 }
 
 fn port_io(fields: &ExitFields) -> Exit {
-    let info = fields.info1;
-    let Some(width) = Width::try_new((info >> ioio::SIZE_SHIFT) & 7) else {
-        return Exit::Unhandled { code: fields.code, detail: info };
+    let detail = fields.info1;
+    port_access(detail).map_or(Exit::Unhandled { code: fields.code, detail }, Exit::PortIo)
+}
+
+/// The access that exited, by EXITINFO1.
+#[inline]
+pub(super) fn port_access(info: u64) -> Option<PortIo> {
+    let width = match info >> ioio::SIZE_SHIFT & 7 {
+        1 => Width::W1,
+        2 => Width::W2,
+        4 => Width::W4,
+        _ => return None,
     };
-    Exit::PortIo(PortIo {
+    Some(PortIo {
         port: Port((info >> ioio::PORT_SHIFT) as u16),
         width,
         write: info & ioio::IN == 0,

@@ -7,7 +7,7 @@ use core::arch::asm;
 use core::marker::PhantomData;
 use core::ops::{Deref, DerefMut};
 
-use hw::{Hpa, Msr, OutOfFrames, PAGE_SIZE};
+use hw::{Hpa, Hva, Msr, OutOfFrames, PAGE_SIZE};
 use x86_spec::svm::{IOPM_BYTES, MSRPM_BYTES, Vmcb};
 
 use crate::HostPages;
@@ -44,6 +44,12 @@ impl<T: Zeroed> Owned<T> {
         self.page.hpa
     }
 
+    /// Where Kerf finds it.
+    pub(super) fn hva(&self) -> Hva {
+        self.page.hva
+    }
+
+    #[inline(always)]
     fn pointer(&self) -> *mut T {
         core::ptr::with_exposed_provenance_mut(self.page.hva.raw() as usize)
     }
@@ -52,6 +58,7 @@ impl<T: Zeroed> Owned<T> {
 impl<T: Zeroed> Deref for Owned<T> {
     type Target = T;
 
+    #[inline(always)]
     fn deref(&self) -> &T {
         // SAFETY: (1) `new` got enough zeroed pages at this address, which for a `Zeroed` type are a valid `T`, aligned
         // as pages are. (2) They are never given back, and this value is their only way to them.
@@ -60,6 +67,7 @@ impl<T: Zeroed> Deref for Owned<T> {
 }
 
 impl<T: Zeroed> DerefMut for Owned<T> {
+    #[inline(always)]
     fn deref_mut(&mut self) -> &mut T {
         // SAFETY: as for `deref`; `&mut self` makes it the only reference.
         unsafe { &mut *self.pointer() }

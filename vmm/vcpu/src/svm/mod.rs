@@ -8,6 +8,7 @@
 //! | `state` | neutral registers and MSRs in and out of the VMCB; pure |
 //! | `exit` | what an exit code means; pure |
 //! | `checks` | the rules that VMRUN checks; pure |
+//! | `hot` | the run itself: what happens between an exit and the next entry |
 //! | `entry`, `insn` | the world switch and the other instructions |
 //!
 //! Control registers are not intercepted: nested paging lets the guest have its own. EFER is, so that SVME stays set and
@@ -20,6 +21,7 @@ mod entry;
 mod events;
 mod exit;
 mod features;
+mod hot;
 mod insn;
 mod state;
 #[cfg(test)]

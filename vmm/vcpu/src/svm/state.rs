@@ -151,7 +151,6 @@ fn privilege(registers: &Registers) -> u8 {
 pub(super) fn advance(save: &mut StateSaveArea, len: u8) {
     let next = save.rip.wrapping_add(u64::from(len));
     save.rip = if is_long_code(save) { next } else { next & 0xffff_ffff };
-    save.rflags &= !Rflags::RF.bits();
 }
 
 /// The MSR of the guest that the VMCB holds.

@@ -8,15 +8,16 @@ use x86_spec::svm::{
     VirtualInterrupt, Vmcb, exit_code, tlb_control,
 };
 
-use super::entry::{self, GuestRegisters};
+use super::entry;
 use super::events::Waiting;
 use super::exit::{self, ExitFields, Own};
 use super::features::Features;
 use super::insn::{self, Owned};
-use super::{Svm, checks, state};
+use super::{Svm, checks, hot, state};
 use crate::fpu::Fpu;
+use crate::frame::OwnFrame;
 use crate::{
-    Code64, CpuContext, EntryFailure, Event, Exit, Gpr, HostPages, IdlePolicy, Registers,
+    Code64, CpuContext, EntryFailure, Event, Exit, Gpr, HostPages, HotExits, IdlePolicy, Registers,
     STATE_MSRS, StateError, Vcpu, VcpuInit, VcpuState,
 };
 
@@ -32,7 +33,7 @@ const EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
 #[derive(Debug)]
 pub struct SvmVcpu {
     pub(super) vmcb: Owned<Vmcb>,
-    registers: GuestRegisters,
+    pub(super) frame: OwnFrame,
     pub(super) waiting: Waiting,
     /// The CPU's own VMLOAD state, stored when this virtual CPU was loaded.
     host: Owned<Vmcb>,
@@ -44,7 +45,7 @@ pub struct SvmVcpu {
     /// Kerf has changed state that VMRUN checks. The rules are looked at before the entry, once, because some CPUs have
     /// overwritten the VMCB by the time they refuse it; what the guest itself changes is checked by the CPU.
     unchecked: bool,
-    features: Features,
+    pub(super) features: Features,
     /// What the CPU wrote at #VMEXIT and what it has cached are the same, until something here changes it: all clean, where
     /// clean bits are offered.
     clean_after_exit: u32,
@@ -59,7 +60,7 @@ impl SvmVcpu {
         let cached = backend.features.svm.contains(SvmFeatures::VMCB_CLEAN);
         let mut vcpu = Self {
             vmcb: Owned::new(pages)?,
-            registers: GuestRegisters::default(),
+            frame: OwnFrame::new(),
             waiting: Waiting::new(),
             host: Owned::new(pages)?,
             fpu: Fpu::new(&backend.fpu, init.xcr0_allowed, pages)?,
@@ -70,6 +71,7 @@ impl SvmVcpu {
             features: backend.features,
             clean_after_exit: if cached { u32::MAX } else { 0 },
         };
+        entry::set_vmcbs(&mut vcpu.frame, &vcpu.vmcb, &vcpu.host);
         vcpu.write_controls(backend, init);
         vcpu.vmcb.save.g_pat = state::PAT_RESET;
         vcpu.set_registers(&init.registers);
@@ -120,6 +122,22 @@ impl SvmVcpu {
         control.n_cr3 = init.second_stage.raw();
     }
 
+    /// What is to be done before an entry; an exit where there is none to make.
+    #[inline]
+    fn prepare(&mut self) -> Option<Exit> {
+        debug_assert!(self.loaded, "run before load");
+        if self.unchecked {
+            if let Some(rule) = checks::broken_rule(&self.vmcb, self.features.physical_bits) {
+                return Some(Exit::EntryFailed(EntryFailure::Rule(rule)));
+            }
+            self.unchecked = false;
+        }
+        if !self.waiting.is_empty() {
+            self.put_overtaken();
+        }
+        None
+    }
+
     /// Tells the CPU that it must read these fields of the VMCB again.
     pub(super) fn changed(&mut self, fields: Clean) {
         self.vmcb.control.clean &= !fields.bits();
@@ -145,8 +163,8 @@ impl SvmVcpu {
             info1: control.exit_info1,
             info2: control.exit_info2,
             rax: vmcb.save.rax,
-            rcx: self.registers.gprs[Gpr::Rcx as usize],
-            rdx: self.registers.gprs[Gpr::Rdx as usize],
+            rcx: self.frame.gprs[Gpr::Rcx as usize],
+            rdx: self.frame.gprs[Gpr::Rdx as usize],
         })
     }
 
@@ -166,6 +184,25 @@ impl SvmVcpu {
             Own::Refused => return Exit::EntryFailed(self.refusal()),
         }
         Exit::Handled
+    }
+
+    /// What follows every instruction: RF ends, and where TF is set the single-step trap comes (APM vol. 2, 13.1.4).
+    #[cold]
+    pub(super) fn end_instruction(&mut self) {
+        self.vmcb.save.rflags &= !Rflags::RF.bits();
+        if self.vmcb.save.rflags & Rflags::TF.bits() != 0 {
+            self.vmcb.save.dr6 |= DR6_STEP;
+            self.changed(Clean::DEBUG_REGISTERS);
+            self.put(EventWord::new(EventWord::EXCEPTION, vector::DB, None));
+        }
+    }
+
+    /// Whether an interrupt could be delivered at the next entry, if EVENTINJ is free.
+    #[inline]
+    pub(super) fn can_take_at_once(&self) -> bool {
+        self.is_interruptible()
+            && self.waiting.is_empty()
+            && !EventWord(self.vmcb.control.event_injection).is_valid()
     }
 
     #[cold]
@@ -191,25 +228,29 @@ pub(super) fn redelivery(event: EventWord) -> EventWord {
 
 impl Vcpu for SvmVcpu {
     fn run(&mut self) -> Exit {
-        debug_assert!(self.loaded, "run before load");
-        if self.unchecked {
-            if let Some(rule) = checks::broken_rule(&self.vmcb, self.features.physical_bits) {
-                return Exit::EntryFailed(EntryFailure::Rule(rule));
-            }
-            self.unchecked = false;
+        match self.prepare() {
+            Some(exit) => exit,
+            None => hot::run(self),
         }
-        if !self.waiting.is_empty() {
-            self.put_overtaken();
+    }
+
+    #[inline]
+    fn run_hot<H: HotExits>(&mut self, hot: &mut H) -> Option<Exit> {
+        if let Some(exit) = self.prepare() {
+            return Some(exit);
         }
-        entry::enter(&mut self.registers, &mut self.vmcb, &self.host);
-        self.finish()
+        if self.vmcb.control.tlb_control != tlb_control::NOTHING {
+            // Once, not at each entry of a long run.
+            return Some(hot::run(self));
+        }
+        hot::run_hot(self, hot)
     }
 
     fn gpr(&self, register: Gpr) -> u64 {
         match register {
             Gpr::Rax => self.vmcb.save.rax,
             Gpr::Rsp => self.vmcb.save.rsp,
-            _ => self.registers.gprs[register as usize],
+            _ => self.frame.gprs[register as usize],
         }
     }
 
@@ -217,7 +258,7 @@ impl Vcpu for SvmVcpu {
         match register {
             Gpr::Rax => self.vmcb.save.rax = value,
             Gpr::Rsp => self.vmcb.save.rsp = value,
-            _ => self.registers.gprs[register as usize] = value,
+            _ => self.frame.gprs[register as usize] = value,
         }
     }
 
@@ -244,11 +285,8 @@ impl Vcpu for SvmVcpu {
     fn advance(&mut self, len: u8) {
         state::advance(&mut self.vmcb.save, len);
         self.vmcb.control.interrupt_shadow &= !INTERRUPT_SHADOW;
-        if self.vmcb.save.rflags & Rflags::TF.bits() != 0 {
-            // The single-step trap follows the instruction (APM vol. 2, 13.1.4).
-            self.vmcb.save.dr6 |= DR6_STEP;
-            self.changed(Clean::DEBUG_REGISTERS);
-            self.put(EventWord::new(EventWord::EXCEPTION, vector::DB, None));
+        if self.vmcb.save.rflags & (Rflags::TF | Rflags::RF).bits() != 0 {
+            self.end_instruction();
         }
     }
 
@@ -353,7 +391,7 @@ impl Vcpu for SvmVcpu {
     }
 
     fn set_registers(&mut self, registers: &Registers) {
-        self.registers.gprs = registers.gprs;
+        self.frame.gprs = registers.gprs;
         state::set_registers(&mut self.vmcb.save, registers);
         let control = &mut self.vmcb.control;
         control.interrupt_shadow = 0;
@@ -366,7 +404,7 @@ impl Vcpu for SvmVcpu {
     }
 
     fn registers(&self) -> Registers {
-        state::registers(&self.vmcb.save, &self.registers.gprs)
+        state::registers(&self.vmcb.save, &self.frame.gprs)
     }
 
     fn load(&mut self) {

@@ -15,7 +15,7 @@ use self::cache::Cache;
 use super::capabilities::Capabilities;
 use super::control_registers;
 use super::controls::Controls;
-use super::entry::OwnFrame;
+use super::entry;
 use super::event::Injection;
 use super::exit::{self, Decoded};
 use super::fields::{Fields, FieldsMut};
@@ -24,6 +24,7 @@ use super::queue::{Next, Queue};
 use super::setup::{self, Environment};
 use super::{Vmx, checks, msr_bitmap};
 use crate::fpu::Fpu;
+use crate::frame::OwnFrame;
 use crate::{
     Code64, CpuContext, EnableError, EntryFailure, Event, Exit, Gpr, HostPages, HotExits,
     IdlePolicy, Registers, STATE_MSRS, StateError, Vcpu, VcpuInit, VcpuState,
@@ -469,7 +470,7 @@ impl Vcpu for VmxVcpu {
         debug_assert!(current.is_ok(), "VMPTRLD of a VMCS that was made here");
         self.resident = true;
         self.launched = false;
-        self.frame.forget_host();
+        entry::forget_host(&mut self.frame);
         setup::write_host(&mut Current, &insn::host_state());
         self.invalidate();
         let held = self.held_count();

@@ -7,7 +7,8 @@ use x86_spec::vmx::exit::{IoQualification, reason};
 use x86_spec::vmx::field::{control, guest, info};
 
 use super::VmxVcpu;
-use crate::vmx::entry::{self, Handlers, Next, Pointer};
+use crate::frame::{self, Handlers, Next, Pointer};
+use crate::vmx::entry;
 use crate::vmx::event::Injection;
 use crate::vmx::exit::{self, Decoded};
 use crate::vmx::fields::{Fields, FieldsMut};
@@ -54,7 +55,7 @@ struct Run<'a, H> {
 impl<H: HotExits> Run<'_, H> {
     const HANDLERS: Handlers<Self> = {
         let mut handlers: Handlers<Self> = [Self::pass; 256];
-        handlers[reason::CPUID as usize] = entry::with_rbx::<Self, Cpuid>;
+        handlers[reason::CPUID as usize] = frame::with_rbx::<Self, Cpuid>;
         handlers[reason::VMCALL as usize] = Self::hypercall;
         handlers[reason::WRMSR as usize] = Self::msr_write;
         handlers[reason::IO_INSTRUCTION as usize] = Self::port_io;
@@ -66,12 +67,12 @@ impl<H: HotExits> Run<'_, H> {
     }
 
     extern "sysv64" fn hypercall(&mut self, frame: Pointer) -> Next {
-        Next::of(self.hot.hypercall(Held { vcpu: self.vcpu, frame }), frame)
+        Next::of(self.hot.hypercall(Held { vcpu: &mut self.vcpu, frame }), frame)
     }
 
     extern "sysv64" fn msr_write(&mut self, frame: Pointer) -> Next {
         let msr = Msr(frame.gpr(Gpr::Rcx) as u32);
-        Next::of(self.hot.msr_write(msr, Held { vcpu: self.vcpu, frame }), frame)
+        Next::of(self.hot.msr_write(msr, Held { vcpu: &mut self.vcpu, frame }), frame)
     }
 
     extern "sysv64" fn port_io(&mut self, frame: Pointer) -> Next {
@@ -79,26 +80,27 @@ impl<H: HotExits> Run<'_, H> {
         if access.string {
             return Next::PASS;
         }
-        Next::of(self.hot.port_io(access, Held { vcpu: self.vcpu, frame }), frame)
+        Next::of(self.hot.port_io(access, Held { vcpu: &mut self.vcpu, frame }), frame)
     }
 }
 
 struct Cpuid;
 
-impl<H: HotExits> entry::Handle<Run<'_, H>> for Cpuid {
+impl<H: HotExits> frame::Handle<Run<'_, H>> for Cpuid {
     #[inline(always)]
     fn handle(run: &mut Run<'_, H>, frame: Pointer) -> Next {
-        Next::of(run.hot.cpuid(Held { vcpu: run.vcpu, frame }), frame)
+        Next::of(run.hot.cpuid(Held { vcpu: &mut run.vcpu, frame }), frame)
     }
 }
 
 /// A virtual CPU of whose general-purpose registers the CPU still holds some.
-struct Held<'a> {
-    vcpu: &'a mut VmxVcpu,
+struct Held<'a, 'b> {
+    /// Not the virtual CPU itself: most exits never look.
+    vcpu: &'a mut &'b mut VmxVcpu,
     frame: Pointer,
 }
 
-impl Partial for Held<'_> {
+impl Partial for Held<'_, '_> {
     #[inline(always)]
     fn rax(&self) -> u64 {
         self.frame.gpr(Gpr::Rax)
@@ -158,7 +160,7 @@ impl Partial for Held<'_> {
         let shadow = Interruptibility::STI | Interruptibility::MOV_SS;
         let blocking = Current.read(guest::INTERRUPTIBILITY);
         if (to as u32) < len as u32 || blocking & shadow.bits() != 0 {
-            return self.vcpu.settle(rip, to);
+            return settle(self.vcpu, rip, to);
         }
         Answer::Again
     }
@@ -176,20 +178,20 @@ impl Partial for Held<'_> {
     }
 }
 
-impl VmxVcpu {
-    /// What is seldom to be done about an instruction that ended before `to`.
-    #[cold]
-    #[inline(never)]
-    fn settle(&mut self, from: u64, to: u64) -> Answer {
-        if (from ^ to) >> 32 != 0 {
-            self.wrap(from, to);
-        }
-        let blocking = Interruptibility::from_bits_retain(Current.read(guest::INTERRUPTIBILITY));
-        let shadow = Interruptibility::STI | Interruptibility::MOV_SS;
-        Current.write(guest::INTERRUPTIBILITY, (blocking - shadow).bits());
-        Answer::Again
+/// What is seldom to be done about an instruction that ended before `to`.
+#[cold]
+#[inline(never)]
+fn settle(vcpu: &mut &mut VmxVcpu, from: u64, to: u64) -> Answer {
+    if (from ^ to) >> 32 != 0 {
+        vcpu.wrap(from, to);
     }
+    let blocking = Interruptibility::from_bits_retain(Current.read(guest::INTERRUPTIBILITY));
+    let shadow = Interruptibility::STI | Interruptibility::MOV_SS;
+    Current.write(guest::INTERRUPTIBILITY, (blocking - shadow).bits());
+    Answer::Again
+}
 
+impl VmxVcpu {
     /// RIP has crossed a multiple of 4 GiB: outside 64-bit code it wraps.
     #[cold]
     pub(super) fn wrap(&mut self, from: u64, to: u64) {
