@@ -32,9 +32,9 @@ pub mod platform;
 mod port;
 mod reset;
 mod ring;
+mod state;
 #[cfg(test)]
 mod tests;
-mod state;
 mod vm;
 pub mod walk;
 
