@@ -179,6 +179,12 @@ impl GuestMemory for View<'_> {
         self.memory.read(gpa, into)
     }
 
+    #[inline]
+    fn read_u64(&self, gpa: Gpa) -> Option<u64> {
+        self.check(gpa, 8).ok()?;
+        self.memory.read_u64(gpa)
+    }
+
     fn write(&self, gpa: Gpa, from: &[u8]) -> Result<(), NoMemory> {
         self.check(gpa, from.len())?;
         self.memory.write(gpa, from)

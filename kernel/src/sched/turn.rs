@@ -56,7 +56,8 @@ pub(super) fn run<B: Backend>(
                 break Left::Turn;
             }
         }
-        let exit = vcpu.run();
+        // What is frequent and plain is answered in there; `None` where that leaves something to prepare.
+        let Some(exit) = core.run(vm, vcpu, &memory, &mut host) else { continue };
         let is_interrupted = exit == Exit::ExternalInterrupt;
         if is_interrupted {
             platform::interrupts_on_briefly();
