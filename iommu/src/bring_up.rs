@@ -92,6 +92,10 @@ impl<H: Hw> Iommu<H> {
         let eime = config.x2apic && iommu.x2apic_allowed();
         iommu.for_each_unit(|unit, tables, clock, events| {
             unit.take_over(tables, clock, events)?;
+            if !unit.caps.ecap.ir() {
+                events.push(Event::NoInterruptRemapping { registers: unit.base });
+                return Ok(());
+            }
             unit.remap_interrupts(tables, clock, config.interrupt_bits, eime)
         });
         for region in &dmar.reserved {
@@ -262,9 +266,6 @@ impl<H: Hw> Unit<H> {
         bits: u8,
         eime: bool,
     ) -> Result<(), UnitError> {
-        if !self.caps.ecap.ir() {
-            return Ok(());
-        }
         let entries = Entries::new(tables, bits, eime, self.caps.ecap.c())?;
         let status = self.regs.read(regs::GSTS);
         let other_mode = self.regs.read(regs::IRTA).eime() != eime;

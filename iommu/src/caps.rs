@@ -44,9 +44,8 @@ impl Caps {
         self.ecap.smts() && self.ecap.ssts() && self.has_second()
     }
 
-    /// The first stage writes accessed bits, for which its walks must be snooped.
     pub(crate) fn scalable_first(&self) -> bool {
-        self.ecap.smts() && self.ecap.fsts() && self.ecap.smpwcs()
+        self.ecap.smts() && self.ecap.fsts()
     }
 
     pub(crate) fn has_second(&self) -> bool {

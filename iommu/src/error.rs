@@ -56,6 +56,11 @@ pub enum Event {
     ScopeAbsent(usize),
     /// A reserved region at this offset of the DMAR table could not be mapped for a function, which will not reach it.
     ReservedRegion(usize, Function),
+    /// A unit cannot remap interrupts: its functions can raise any of them.
+    NoInterruptRemapping {
+        /// Its registers.
+        registers: Hpa,
+    },
     /// Firmware left a unit translating in another mode: translation was off while it was taken over.
     TranslationGap {
         /// Its registers.

@@ -260,8 +260,8 @@ impl<H: Hw> Iommu<H> {
         Ok(Pending::new(self.gather(id, iova, bytes, None)))
     }
 
-    /// Tells which pages of `[iova, iova + bytes)` devices have written to since this was asked last: first address and
-    /// bytes of each. Writes are told anew only once this is retired.
+    /// Tells which pages of `[iova, iova + bytes)` devices may have written to since this was asked last, or since they were
+    /// mapped: first address and bytes of each. Writes are told anew only once this is retired.
     ///
     /// # Errors
     /// [`MapError::NoDirtyBits`] where some unit does not keep them.

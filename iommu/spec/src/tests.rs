@@ -56,13 +56,24 @@ fn commands_are_the_bits_of_linux() {
 }
 
 #[test]
-fn capabilities_read_as_in_qemu_and_linux() {
-    // QEMU 11.1 with scalable mode and a width of 48: ND 6, SAGAW 39|48, MGAW 48, FRO 220h, SSLPS 2M|1G, PSI, MAMV 18,
-    // both drains, put together from the VTD_CAP_* of intel_iommu_internal.h.
-    let cap = Cap([0x00d2_008c_222f_0606]);
+fn capabilities_read_as_qemu_and_linux_mean_them() {
+    // Read from the register page of QEMU 11.1's intel-iommu with its monitor: intremap=on,eim=on, then
+    // scalable-mode=on,pasid-bits=20 without and with fsts=on.
+    let cap = Cap([0x80d2_008c_222f_0606]);
     assert_eq!((cap.nd(), cap.sagaw(), cap.mgaw(), cap.nfr()), (6, 6, 47, 0));
     assert_eq!((cap.fro(), cap.sslps(), cap.mamv()), (0x22, 3, 18));
-    assert!(cap.psi() && cap.dwd() && cap.drd() && !cap.pi() && !cap.cm() && !cap.rwbf());
+    assert!(cap.psi() && cap.dwd() && cap.drd() && cap.esrtps());
+    assert!(!cap.pi() && !cap.cm() && !cap.rwbf() && !cap.fs1gp());
+    assert!(Cap([0x81d2_008c_222f_0606]).fs1gp());
+    let legacy = Ecap([0x00f0_0f5a]);
+    assert!(legacy.qi() && legacy.ir() && legacy.eim() && !legacy.c() && !legacy.smts());
+    assert_eq!((legacy.iro(), legacy.mhmv()), (0xf, 15));
+    let second = Ecap([0x0000_4998_80f0_0f5a]);
+    assert!(second.smts() && second.ssts() && !second.fsts() && second.pasid());
+    assert!(!second.smpwcs() && !second.sc());
+    assert_eq!(second.pss(), 19);
+    let first = Ecap([0x0000_8998_00f0_0f5a]);
+    assert!(first.smts() && first.fsts() && !first.ssts() && !first.smpwcs());
     // Linux: bit 59 is posted interrupts. OpenVMM's registers.rs gives the same bit the name of "page-walk incoherency",
     // which is no field of the manual's.
     assert_eq!(Cap::default().with_pi(true).0, [1 << 59]);

@@ -43,12 +43,6 @@ fn modes_are_chosen_by_capability() {
 }
 
 #[test]
-fn first_stage_without_snooped_walks_is_not_used() {
-    let (_, iommu) = start(Profile::scalable_first().incoherent(), Mode::Auto);
-    assert_eq!(iommu.stage(), Stage::Second);
-}
-
-#[test]
 fn widths_and_page_sizes_are_those_that_all_units_have() {
     let narrow = Profile { cap: Profile::legacy().cap.with_sagaw(0b0010), ..Profile::legacy() };
     let small = Profile { cap: Profile::legacy().cap.with_sslps(0), ..Profile::legacy() };
@@ -262,5 +256,17 @@ fn scopes_lead_through_bridges_and_absent_ones_are_told() {
     assert_eq!([unit(0, 0x1d, 0), unit(6, 3, 0), unit(9, 0, 0)], [Some(0); 3]);
     assert_eq!([unit(10, 0, 0), unit(0x3, 0, 0)], [Some(1); 2]);
     assert_eq!(iommu.unit_of(Function { segment: 7, ..NIC }), None);
+    machine.assert_clean();
+}
+
+#[test]
+fn a_unit_without_interrupt_remapping_is_told() {
+    let plain = Profile { ecap: Profile::legacy().ecap.with_ir(false), ..Profile::legacy() };
+    let (machine, mut iommu) = start(plain, Mode::Auto);
+    let told = Event::NoInterruptRemapping { registers: Hpa::new(0xfed9_0000) };
+    assert_eq!(iommu.take_events(), [told]);
+    assert!(!iommu.x2apic_allowed());
+    let (_, _kept, data) = granted(&machine, &mut iommu, NIC, 0x1000);
+    assert_eq!(machine.dma_read(read(NIC, 0x1000)), Ok(data.raw()));
     machine.assert_clean();
 }

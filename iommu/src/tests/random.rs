@@ -233,7 +233,7 @@ proptest! {
 
     #[test]
     fn devices_reach_what_was_granted_and_nothing_else(
-        kind in 0..13usize,
+        kind in 0..17usize,
         ops in prop::collection::vec(op(), 1..60),
     ) {
         play(kind, ops);

@@ -91,6 +91,7 @@ mod tests {
         let (rights, caching, max) = (Rights::RW, Caching::WriteBack, PageSize::Size2M);
         let bytes = 2 * M2 + 3 * PAGE_SIZE;
         table.map(&mut mem, base, Hpa::ZERO, bytes, rights, caching, max).expect("free");
+        table.take_dirty(&mut mem, base, bytes, |_, _| {});
         for written in [M2, 2 * M2 + PAGE_SIZE] {
             let (table, index, _, entry) = find::<F>(&mem, table.root(), base + written);
             mem.store(table, index, entry | F::DIRTY);

@@ -10,8 +10,9 @@ const A: u64 = 1 << 5;
 /// Written to.
 const D: u64 = 1 << 6;
 
-/// The first stage of an IOMMU, four levels, for guest-physical input addresses in its lower half. Accessed is set from
-/// the start, so that no walk has to write it; dirty is not, since its bits are read and cleared.
+/// The first stage of an IOMMU, four levels, for guest-physical input addresses in its lower half. Accessed and dirty are
+/// set from the start: a unit that does not look into caches may not write to tables (VT-d 3.6.2), and QEMU 11.1 says of
+/// itself that it is one. Who reads and clears dirty bits is told of every writable page at first.
 #[derive(Clone, Copy, Debug)]
 pub enum FirstStage {}
 
@@ -26,7 +27,8 @@ impl EntryFormat for FirstStage {
     fn leaf(level: u8, page: Hpa, rights: Rights, caching: Caching) -> u64 {
         // Requests that ask to execute are refused by the PASID entry already.
         let rights = Rights { execute: true, ..rights };
-        Host::leaf(level, page, rights, caching) | US | A
+        let dirty = if rights.write { D } else { 0 };
+        Host::leaf(level, page, rights, caching) | US | A | dirty
     }
 
     fn is_present(entry: u64) -> bool {
@@ -63,7 +65,7 @@ mod tests {
         // DMA_FL_PTE_PRESENT 0, US 2, ACCESS 5, DIRTY 6, XD 63 of Linux drivers/iommu/intel/iommu.h.
         let page = Hpa::new(0x12_3456_7000);
         assert_eq!(FirstStage::table(page), 0x12_3456_7027);
-        assert_eq!(FirstStage::leaf(1, page, Rights::RW, Caching::WriteBack), 0x12_3456_7027);
+        assert_eq!(FirstStage::leaf(1, page, Rights::RW, Caching::WriteBack), 0x12_3456_7067);
         let large = Hpa::new(0x12_3460_0000);
         assert_eq!(FirstStage::leaf(2, large, Rights::R, Caching::WriteBack), 0x12_3460_00a5);
     }

@@ -73,6 +73,13 @@ impl Profile {
         }
     }
 
+    /// What QEMU 11.1's intel-iommu says of itself, read from its registers: legacy, with the second stage, or with the first
+    /// (`fsts=on`). It claims not to snoop, and has one fault record.
+    #[must_use]
+    pub fn qemu(cap: u64, ecap: u64) -> Self {
+        Self { cap: Cap([cap]), ecap: Ecap([ecap]), latency: 0 }
+    }
+
     /// The same without snooping: what is not written back is not seen.
     #[must_use]
     pub fn incoherent(self) -> Self {
