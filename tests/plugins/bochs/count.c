@@ -145,8 +145,10 @@ static void replace(const char *symbol, void *with)
     unsigned char jump[12] = { 0x48, 0xb8, [10] = 0xff, [11] = 0xe0 };
     unsigned char *at = dlsym(RTLD_DEFAULT, symbol);
     // Each hook has 16 bytes to itself.
-    if (!at || (uintptr_t)at % 16)
+    if (!at || (uintptr_t)at % 16) {
+        fprintf(stderr, "no hook to count by: %s\n", symbol);
         return;
+    }
     void *page = (void *)((uintptr_t)at & ~(uintptr_t)4095);
     memcpy(jump + 2, &with, sizeof with);
     if (mprotect(page, 4096, PROT_READ | PROT_WRITE | PROT_EXEC) == 0) {
@@ -171,5 +173,5 @@ __attribute__((constructor)) static void start(void)
     replace("_Z25bx_instr_before_executionjP15bxInstruction_c", (void *)before);
     replace("_Z25bx_instr_repeat_iterationjP15bxInstruction_c", (void *)repeat);
     replace("_Z15bx_instr_vmexitjjm", (void *)vm_exit);
-    replace("_Z14bx_instr_outptjj", (void *)out_port);
+    replace("_Z13bx_instr_outptjj", (void *)out_port);
 }
