@@ -10,44 +10,30 @@ use hw::Hpa;
 words! {
     /// A legacy root entry (9.1).
     RootEntry[2] {
-        flags {
-            p, with_p = 0[0]: "Present.";
-        }
-        addresses {
-            ctp, with_ctp = 0[63:12]: "The context table of the bus.";
-        }
+        p, with_p: bool = 0[0]: "Present.";
+        ctp, with_ctp: Hpa = 0[63:12]: "The context table of the bus.";
     }
 }
 
 words! {
     /// A scalable root entry (9.2).
     ScalableRootEntry[2] {
-        flags {
-            lp, with_lp = 0[0]: "The lower half is present.";
-            up, with_up = 1[0]: "The upper half is present.";
-        }
-        addresses {
-            lctp, with_lctp = 0[63:12]: "The context table of devices 0 to 15.";
-            uctp, with_uctp = 1[63:12]: "The context table of devices 16 to 31.";
-        }
+        lp, with_lp: bool = 0[0]: "The lower half is present.";
+        up, with_up: bool = 1[0]: "The upper half is present.";
+        lctp, with_lctp: Hpa = 0[63:12]: "The context table of devices 0 to 15.";
+        uctp, with_uctp: Hpa = 1[63:12]: "The context table of devices 16 to 31.";
     }
 }
 
 words! {
     /// A legacy context entry (9.3).
     ContextEntry[2] {
-        flags {
-            p, with_p = 0[0]: "Present.";
-            fpd, with_fpd = 0[1]: "Faults are not recorded; counts in absent entries too.";
-        }
-        numbers {
-            tt, with_tt: u8 = 0[3:2]: "Translation type, one of [`translation_type`].";
-            aw, with_aw: u8 = 1[2:0]: "Levels of the second stage, less two.";
-            did, with_did: u16 = 1[23:8]: "The domain.";
-        }
-        addresses {
-            ssptptr, with_ssptptr = 0[63:12]: "The second stage's root.";
-        }
+        p, with_p: bool = 0[0]: "Present.";
+        fpd, with_fpd: bool = 0[1]: "Faults are not recorded; counts in absent entries too.";
+        tt, with_tt: u8 = 0[3:2]: "Translation type, one of [`translation_type`].";
+        aw, with_aw: u8 = 1[2:0]: "Levels of the second stage, less two.";
+        did, with_did: u16 = 1[23:8]: "The domain.";
+        ssptptr, with_ssptptr: Hpa = 0[63:12]: "The second stage's root.";
     }
 }
 
@@ -74,20 +60,14 @@ impl ContextEntry {
 words! {
     /// A scalable context entry (9.4).
     ScalableContextEntry[4] {
-        flags {
-            p, with_p = 0[0]: "Present.";
-            fpd, with_fpd = 0[1]: "Faults are not recorded; counts in absent entries too.";
-            dte, with_dte = 0[2]: "A device TLB may ask and use what it was told.";
-            paside, with_paside = 0[3]: "Requests with a PASID are taken.";
-            pre, with_pre = 0[4]: "Page requests are taken.";
-        }
-        numbers {
-            pdts, with_pdts: u8 = 0[11:9]: "The PASID directory has 2^(n+7) entries.";
-            rid_pasid, with_rid_pasid: u32 = 1[19:0]: "The PASID of requests without one.";
-        }
-        addresses {
-            pasiddirptr, with_pasiddirptr = 0[63:12]: "The PASID directory.";
-        }
+        p, with_p: bool = 0[0]: "Present.";
+        fpd, with_fpd: bool = 0[1]: "Faults are not recorded; counts in absent entries too.";
+        dte, with_dte: bool = 0[2]: "A device TLB may ask and use what it was told.";
+        paside, with_paside: bool = 0[3]: "Requests with a PASID are taken.";
+        pre, with_pre: bool = 0[4]: "Page requests are taken.";
+        pdts, with_pdts: u8 = 0[11:9]: "The PASID directory has 2^(n+7) entries.";
+        rid_pasid, with_rid_pasid: u32 = 1[19:0]: "The PASID of requests without one.";
+        pasiddirptr, with_pasiddirptr: Hpa = 0[63:12]: "The PASID directory.";
     }
 }
 

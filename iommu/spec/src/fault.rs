@@ -3,24 +3,18 @@
 words! {
     /// A fault record.
     FaultRecord[2] {
-        flags {
-            f, with_f = 1[63]: "The record holds a fault; cleared by a one.";
-            t1, with_t1 = 1[62]: "Type of the request, bit 1: see [`FaultRecord::is_read`].";
-            t2, with_t2 = 1[28]: "Type of the request, bit 2.";
-            pp, with_pp = 1[31]: "The request had a PASID.";
-            exe, with_exe = 1[30]: "Execute was asked for.";
-            priv_, with_priv = 1[29]: "Supervisor rights were asked for.";
-        }
-        numbers {
-            sid, with_sid: u16 = 1[15:0]: "Source ID.";
-            fr, with_fr: u8 = 1[39:32]: "Reason.";
-            pv, with_pv: u32 = 1[59:40]: "PASID.";
-            at, with_at: u8 = 1[61:60]: "Address type: 0 untranslated, 1 translation request, 2 translated.";
-            interrupt_index, with_interrupt_index: u16 = 0[63:48]: "Interrupts: the index of the entry.";
-        }
-        addresses {
-            fi, with_fi = 0[63:12]: "DMA: the page.";
-        }
+        f, with_f: bool = 1[63]: "The record holds a fault; cleared by a one.";
+        t1, with_t1: bool = 1[62]: "Type of the request, bit 1: see [`FaultRecord::is_read`].";
+        t2, with_t2: bool = 1[28]: "Type of the request, bit 2.";
+        pp, with_pp: bool = 1[31]: "The request had a PASID.";
+        exe, with_exe: bool = 1[30]: "Execute was asked for.";
+        priv_, with_priv: bool = 1[29]: "Supervisor rights were asked for.";
+        sid, with_sid: u16 = 1[15:0]: "Source ID.";
+        fr, with_fr: u8 = 1[39:32]: "Reason.";
+        pv, with_pv: u32 = 1[59:40]: "PASID.";
+        at, with_at: u8 = 1[61:60]: "Address type: 0 untranslated, 1 translation request, 2 translated.";
+        interrupt_index, with_interrupt_index: u16 = 0[63:48]: "Interrupts: the index of the entry.";
+        fi, with_fi: Hpa = 0[63:12]: "DMA: the page.";
     }
 }
 

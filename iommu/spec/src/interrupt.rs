@@ -6,25 +6,21 @@ use hw::{Hpa, RequesterId};
 words! {
     /// An interrupt remapping table entry. With [`Irte::im`] clear it is remapped (9.9), else posted (9.10).
     Irte[2] {
-        flags {
-            p, with_p = 0[0]: "Present.";
-            fpd, with_fpd = 0[1]: "Faults are not recorded.";
-            dm, with_dm = 0[2]: "Remapped: the destination is logical.";
-            rh, with_rh = 0[3]: "Remapped: any one of the destinations.";
-            tm, with_tm = 0[4]: "Remapped: level-triggered.";
-            urg, with_urg = 0[14]: "Posted: urgent.";
-            im, with_im = 0[15]: "Posted rather than remapped.";
-        }
-        numbers {
-            dlm, with_dlm: u8 = 0[7:5]: "Remapped: delivery mode, as in an MSI's data.";
-            v, with_v: u8 = 0[23:16]: "The vector; posted: the virtual one.";
-            dst, with_dst: u32 = 0[63:32]: "Remapped: the destination. Without extended interrupt mode the APIC ID is in bits 15:8.";
-            pdal, with_pdal: u32 = 0[63:38]: "Posted: bits 31:6 of the descriptor's address.";
-            sid, with_sid: u16 = 1[15:0]: "Source ID to compare with.";
-            sq, with_sq: u8 = 1[17:16]: "Which function bits of the source ID are ignored: 0 none.";
-            svt, with_svt: u8 = 1[19:18]: "How the source is checked, one of [`svt`].";
-            pdah, with_pdah: u32 = 1[63:32]: "Posted: bits 63:32 of the descriptor's address.";
-        }
+        p, with_p: bool = 0[0]: "Present.";
+        fpd, with_fpd: bool = 0[1]: "Faults are not recorded.";
+        dm, with_dm: bool = 0[2]: "Remapped: the destination is logical.";
+        rh, with_rh: bool = 0[3]: "Remapped: any one of the destinations.";
+        tm, with_tm: bool = 0[4]: "Remapped: level-triggered.";
+        urg, with_urg: bool = 0[14]: "Posted: urgent.";
+        im, with_im: bool = 0[15]: "Posted rather than remapped.";
+        dlm, with_dlm: u8 = 0[7:5]: "Remapped: delivery mode, as in an MSI's data.";
+        v, with_v: u8 = 0[23:16]: "The vector; posted: the virtual one.";
+        dst, with_dst: u32 = 0[63:32]: "Remapped: the destination. Without extended interrupt mode the APIC ID is in bits 15:8.";
+        pdal, with_pdal: u32 = 0[63:38]: "Posted: bits 31:6 of the descriptor's address.";
+        sid, with_sid: u16 = 1[15:0]: "Source ID to compare with.";
+        sq, with_sq: u8 = 1[17:16]: "Which function bits of the source ID are ignored: 0 none.";
+        svt, with_svt: u8 = 1[19:18]: "How the source is checked, one of [`svt`].";
+        pdah, with_pdah: u32 = 1[63:32]: "Posted: bits 63:32 of the descriptor's address.";
     }
 }
 
@@ -79,28 +75,20 @@ impl Irte {
 words! {
     /// A posted-interrupt descriptor (9.11): 64 bytes, written by the unit and by CPUs with locked operations.
     PostedDescriptor[8] {
-        flags {
-            on, with_on = 4[0]: "A notification is under way.";
-            sn, with_sn = 4[1]: "No notification for interrupts that are not urgent.";
-        }
-        numbers {
-            nv, with_nv: u8 = 4[23:16]: "Vector of the notification.";
-            ndst, with_ndst: u32 = 4[63:32]: "Destination of the notification, as [`Irte::dst`].";
-        }
+        on, with_on: bool = 4[0]: "A notification is under way.";
+        sn, with_sn: bool = 4[1]: "No notification for interrupts that are not urgent.";
+        nv, with_nv: u8 = 4[23:16]: "Vector of the notification.";
+        ndst, with_ndst: u32 = 4[63:32]: "Destination of the notification, as [`Irte::dst`].";
     }
 }
 
 words! {
     /// Address of a message in remappable format (5.1.2.2).
     MessageAddress[1] {
-        flags {
-            shv, with_shv = 0[3]: "The data's low 16 bits are added to the handle.";
-            format, with_format = 0[4]: "Remappable rather than compatibility format.";
-            handle_high, with_handle_high = 0[2]: "Bit 15 of the handle.";
-        }
-        numbers {
-            handle_low, with_handle_low: u16 = 0[19:5]: "Bits 14:0 of the handle.";
-        }
+        shv, with_shv: bool = 0[3]: "The data's low 16 bits are added to the handle.";
+        format, with_format: bool = 0[4]: "Remappable rather than compatibility format.";
+        handle_high, with_handle_high: bool = 0[2]: "Bit 15 of the handle.";
+        handle_low, with_handle_low: u16 = 0[19:5]: "Bits 14:0 of the handle.";
     }
 }
 
@@ -125,17 +113,13 @@ impl MessageAddress {
 words! {
     /// An I/O APIC's redirection entry in remappable format (5.1.5.1).
     RedirectionEntry[1] {
-        flags {
-            active_low, with_active_low = 0[13]: "Active low.";
-            level, with_level = 0[15]: "Level-triggered.";
-            masked, with_masked = 0[16]: "Masked.";
-            format, with_format = 0[48]: "Remappable rather than compatibility format.";
-            handle_high, with_handle_high = 0[11]: "Bit 15 of the handle.";
-        }
-        numbers {
-            vector, with_vector: u8 = 0[7:0]: "The vector: the entry's own, so that EOI finds its way.";
-            handle_low, with_handle_low: u16 = 0[63:49]: "Bits 14:0 of the handle.";
-        }
+        active_low, with_active_low: bool = 0[13]: "Active low.";
+        level, with_level: bool = 0[15]: "Level-triggered.";
+        masked, with_masked: bool = 0[16]: "Masked.";
+        format, with_format: bool = 0[48]: "Remappable rather than compatibility format.";
+        handle_high, with_handle_high: bool = 0[11]: "Bit 15 of the handle.";
+        vector, with_vector: u8 = 0[7:0]: "The vector: the entry's own, so that EOI finds its way.";
+        handle_low, with_handle_low: u16 = 0[63:49]: "Bits 14:0 of the handle.";
     }
 }
 

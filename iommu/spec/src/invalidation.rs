@@ -6,37 +6,31 @@ use hw::{Hpa, Pasid, RequesterId};
 words! {
     /// Any descriptor; which fields it has depends on [`Descriptor::kind`].
     Descriptor[4] {
-        flags {
-            bit6, with_bit6 = 0[6]: "IOTLB: drain writes. Wait: fence, nothing behind it starts before it is done.";
-            bit7, with_bit7 = 0[7]: "IOTLB: drain reads. Wait: drain page requests.";
-            bit4, with_bit4 = 0[4]: "Interrupt entries: by index rather than all. Wait: raise the completion event.";
-            bit5, with_bit5 = 0[5]: "Wait: write the status.";
-            ih, with_ih = 1[6]: "IOTLB: only leaves have changed.";
-            dev_s, with_dev_s = 1[0]: "Device TLB: the address says how much.";
-            pdev_s, with_pdev_s = 1[11]: "Device TLB with PASID: the address says how much.";
-            pdev_g, with_pdev_g = 1[0]: "Device TLB with PASID: whatever the PASID.";
-        }
-        numbers {
-            kind, with_kind: u8 = 0[3:0]: "Low bits of the type, one of [`kind`]; [`Descriptor::type_high`] are zero in all of them.";
-            type_high, with_type_high: u8 = 0[11:9]: "Bits 6:4 of the type.";
-            granularity, with_granularity: u8 = 0[5:4]: "Granularity; what it means depends on the type.";
-            did, with_did: u16 = 0[31:16]: "The domain; in a device TLB's with PASID, the source.";
-            sid, with_sid: u16 = 0[47:32]: "Context: the source. Device TLB: the source.";
-            fm, with_fm: u8 = 0[49:48]: "Context: function bits to ignore.";
-            pasid, with_pasid: u32 = 0[51:32]: "With PASID: the PASID.";
-            am, with_am: u8 = 1[5:0]: "Address mask: 2^n pages.";
-            im, with_im: u8 = 0[31:27]: "Interrupt entries: 2^n of them.";
-            iidx, with_iidx: u16 = 0[47:32]: "Interrupt entries: the first.";
-            dev_qdep, with_dev_qdep: u8 = 0[20:16]: "Device TLB: invalidations that it takes at once.";
-            pdev_qdep, with_pdev_qdep: u8 = 0[8:4]: "Device TLB with PASID: as before.";
-            pfsid_low, with_pfsid_low: u8 = 0[15:12]: "Bits 3:0 of the physical function's source ID, of which a virtual one shares the invalidation credit.";
-            pfsid_high, with_pfsid_high: u16 = 0[63:52]: "Bits 15:4 of it.";
-            status, with_status: u32 = 0[63:32]: "Wait: what is written.";
-        }
-        addresses {
-            address, with_address = 1[63:12]: "The page.";
-            status_address, with_status_address = 1[63:2]: "Wait: where the status is written.";
-        }
+        bit6, with_bit6: bool = 0[6]: "IOTLB: drain writes. Wait: fence, nothing behind it starts before it is done.";
+        bit7, with_bit7: bool = 0[7]: "IOTLB: drain reads. Wait: drain page requests.";
+        bit4, with_bit4: bool = 0[4]: "Interrupt entries: by index rather than all. Wait: raise the completion event.";
+        bit5, with_bit5: bool = 0[5]: "Wait: write the status.";
+        ih, with_ih: bool = 1[6]: "IOTLB: only leaves have changed.";
+        dev_s, with_dev_s: bool = 1[0]: "Device TLB: the address says how much.";
+        pdev_s, with_pdev_s: bool = 1[11]: "Device TLB with PASID: the address says how much.";
+        pdev_g, with_pdev_g: bool = 1[0]: "Device TLB with PASID: whatever the PASID.";
+        kind, with_kind: u8 = 0[3:0]: "Low bits of the type, one of [`kind`]; [`Descriptor::type_high`] are zero in all of them.";
+        type_high, with_type_high: u8 = 0[11:9]: "Bits 6:4 of the type.";
+        granularity, with_granularity: u8 = 0[5:4]: "Granularity; what it means depends on the type.";
+        did, with_did: u16 = 0[31:16]: "The domain; in a device TLB's with PASID, the source.";
+        sid, with_sid: u16 = 0[47:32]: "Context: the source. Device TLB: the source.";
+        fm, with_fm: u8 = 0[49:48]: "Context: function bits to ignore.";
+        pasid, with_pasid: u32 = 0[51:32]: "With PASID: the PASID.";
+        am, with_am: u8 = 1[5:0]: "Address mask: 2^n pages.";
+        im, with_im: u8 = 0[31:27]: "Interrupt entries: 2^n of them.";
+        iidx, with_iidx: u16 = 0[47:32]: "Interrupt entries: the first.";
+        dev_qdep, with_dev_qdep: u8 = 0[20:16]: "Device TLB: invalidations that it takes at once.";
+        pdev_qdep, with_pdev_qdep: u8 = 0[8:4]: "Device TLB with PASID: as before.";
+        pfsid_low, with_pfsid_low: u8 = 0[15:12]: "Bits 3:0 of the physical function's source ID, of which a virtual one shares the invalidation credit.";
+        pfsid_high, with_pfsid_high: u16 = 0[63:52]: "Bits 15:4 of it.";
+        status, with_status: u32 = 0[63:32]: "Wait: what is written.";
+        address, with_address: Hpa = 1[63:12]: "The page.";
+        status_address, with_status_address: Hpa = 1[63:2]: "Wait: where the status is written.";
     }
 }
 

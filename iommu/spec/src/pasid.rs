@@ -10,39 +10,29 @@ pub const ENTRY_WORDS: usize = 8;
 words! {
     /// A PASID directory entry (9.5).
     DirectoryEntry[1] {
-        flags {
-            p, with_p = 0[0]: "Present.";
-            fpd, with_fpd = 0[1]: "Faults are not recorded.";
-        }
-        addresses {
-            smptblptr, with_smptblptr = 0[63:12]: "The PASID table.";
-        }
+        p, with_p: bool = 0[0]: "Present.";
+        fpd, with_fpd: bool = 0[1]: "Faults are not recorded.";
+        smptblptr, with_smptblptr: Hpa = 0[63:12]: "The PASID table.";
     }
 }
 
 words! {
     /// A PASID table entry (9.6).
     PasidEntry[8] {
-        flags {
-            p, with_p = 0[0]: "Present.";
-            fpd, with_fpd = 0[1]: "Faults are not recorded.";
-            ssade, with_ssade = 0[9]: "Second stage: accessed and dirty bits are set.";
-            pwsnp, with_pwsnp = 1[23]: "Page walks are snooped.";
-            pgsnp, with_pgsnp = 1[24]: "Requests are snooped whatever they ask.";
-            sre, with_sre = 2[0]: "Supervisor requests are taken.";
-            wpe, with_wpe = 2[4]: "Write protection binds supervisors.";
-            eafe, with_eafe = 2[7]: "Extended accessed flags.";
-        }
-        numbers {
-            aw, with_aw: u8 = 0[4:2]: "Levels of the second stage, less two.";
-            pgtt, with_pgtt: u8 = 0[8:6]: "Translation type, one of [`pgtt`].";
-            did, with_did: u16 = 1[15:0]: "The domain.";
-            fspm, with_fspm: u8 = 2[3:2]: "First stage: 0 four levels, 1 five.";
-        }
-        addresses {
-            ssptptr, with_ssptptr = 0[63:12]: "The second stage's root.";
-            fsptptr, with_fsptptr = 2[63:12]: "The first stage's root.";
-        }
+        p, with_p: bool = 0[0]: "Present.";
+        fpd, with_fpd: bool = 0[1]: "Faults are not recorded.";
+        ssade, with_ssade: bool = 0[9]: "Second stage: accessed and dirty bits are set.";
+        pwsnp, with_pwsnp: bool = 1[23]: "Page walks are snooped.";
+        pgsnp, with_pgsnp: bool = 1[24]: "Requests are snooped whatever they ask.";
+        sre, with_sre: bool = 2[0]: "Supervisor requests are taken.";
+        wpe, with_wpe: bool = 2[4]: "Write protection binds supervisors.";
+        eafe, with_eafe: bool = 2[7]: "Extended accessed flags.";
+        aw, with_aw: u8 = 0[4:2]: "Levels of the second stage, less two.";
+        pgtt, with_pgtt: u8 = 0[8:6]: "Translation type, one of [`pgtt`].";
+        did, with_did: u16 = 1[15:0]: "The domain.";
+        fspm, with_fspm: u8 = 2[3:2]: "First stage: 0 four levels, 1 five.";
+        ssptptr, with_ssptptr: Hpa = 0[63:12]: "The second stage's root.";
+        fsptptr, with_fsptptr: Hpa = 2[63:12]: "The first stage's root.";
     }
 }
 

@@ -94,71 +94,59 @@ pub mod command {
 words! {
     /// Capabilities (11.4.2).
     Cap[1] {
-        flags {
-            rwbf, with_rwbf = 0[4]: "Changes of tables need a write-buffer flush.";
-            plmr, with_plmr = 0[5]: "Protected low memory region.";
-            phmr, with_phmr = 0[6]: "Protected high memory region.";
-            cm, with_cm = 0[7]: "Caching mode: absent entries may be cached.";
-            psi, with_psi = 0[39]: "Page-selective invalidation of second-stage translations.";
-            dwd, with_dwd = 0[54]: "Writes are drained.";
-            drd, with_drd = 0[55]: "Reads are drained.";
-            fs1gp, with_fs1gp = 0[56]: "First stage: 1 GiB pages.";
-            pi, with_pi = 0[59]: "Posted interrupts.";
-            fs5lp, with_fs5lp = 0[60]: "First stage: five levels.";
-            esirtps, with_esirtps = 0[62]: "SIRTP invalidates by itself.";
-            esrtps, with_esrtps = 0[63]: "SRTP invalidates by itself.";
-        }
-        numbers {
-            nd, with_nd: u8 = 0[2:0]: "Domain IDs: 4 + 2n bits; 7 is reserved.";
-            sagaw, with_sagaw: u8 = 0[12:8]: "Second-stage walks: bit 1 three levels (39 bits), bit 2 four (48), bit 3 five (57).";
-            mgaw, with_mgaw: u8 = 0[21:16]: "Widest input address of the second stage, less one.";
-            fro, with_fro: u16 = 0[33:24]: "Where fault records begin, in 16 bytes.";
-            sslps, with_sslps: u8 = 0[37:34]: "Second-stage large pages: bit 0 2 MiB, bit 1 1 GiB.";
-            nfr, with_nfr: u8 = 0[47:40]: "Fault records, less one.";
-            mamv, with_mamv: u8 = 0[53:48]: "Largest address mask of a page-selective invalidation.";
-        }
+        rwbf, with_rwbf: bool = 0[4]: "Changes of tables need a write-buffer flush.";
+        plmr, with_plmr: bool = 0[5]: "Protected low memory region.";
+        phmr, with_phmr: bool = 0[6]: "Protected high memory region.";
+        cm, with_cm: bool = 0[7]: "Caching mode: absent entries may be cached.";
+        psi, with_psi: bool = 0[39]: "Page-selective invalidation of second-stage translations.";
+        dwd, with_dwd: bool = 0[54]: "Writes are drained.";
+        drd, with_drd: bool = 0[55]: "Reads are drained.";
+        fs1gp, with_fs1gp: bool = 0[56]: "First stage: 1 GiB pages.";
+        pi, with_pi: bool = 0[59]: "Posted interrupts.";
+        fs5lp, with_fs5lp: bool = 0[60]: "First stage: five levels.";
+        esirtps, with_esirtps: bool = 0[62]: "SIRTP invalidates by itself.";
+        esrtps, with_esrtps: bool = 0[63]: "SRTP invalidates by itself.";
+        nd, with_nd: u8 = 0[2:0]: "Domain IDs: 4 + 2n bits; 7 is reserved.";
+        sagaw, with_sagaw: u8 = 0[12:8]: "Second-stage walks: bit 1 three levels (39 bits), bit 2 four (48), bit 3 five (57).";
+        mgaw, with_mgaw: u8 = 0[21:16]: "Widest input address of the second stage, less one.";
+        fro, with_fro: u16 = 0[33:24]: "Where fault records begin, in 16 bytes.";
+        sslps, with_sslps: u8 = 0[37:34]: "Second-stage large pages: bit 0 2 MiB, bit 1 1 GiB.";
+        nfr, with_nfr: u8 = 0[47:40]: "Fault records, less one.";
+        mamv, with_mamv: u8 = 0[53:48]: "Largest address mask of a page-selective invalidation.";
     }
 }
 
 words! {
     /// Extended capabilities (11.4.3).
     Ecap[1] {
-        flags {
-            c, with_c = 0[0]: "Table accesses are snooped (in scalable mode: those above the PASID table's pages).";
-            qi, with_qi = 0[1]: "Queued invalidation.";
-            dt, with_dt = 0[2]: "Device TLBs.";
-            ir, with_ir = 0[3]: "Interrupt remapping.";
-            eim, with_eim = 0[4]: "32-bit APIC IDs.";
-            pt, with_pt = 0[6]: "Pass-through.";
-            sc, with_sc = 0[7]: "Snoop control.";
-            nest, with_nest = 0[26]: "Nested translation.";
-            prs, with_prs = 0[29]: "Page requests.";
-            pasid, with_pasid = 0[40]: "PASIDs.";
-            smts, with_smts = 0[43]: "Scalable mode.";
-            ssads, with_ssads = 0[45]: "Second stage: accessed and dirty bits.";
-            ssts, with_ssts = 0[46]: "Second stage in scalable mode.";
-            fsts, with_fsts = 0[47]: "First stage in scalable mode.";
-            smpwcs, with_smpwcs = 0[48]: "Page walks of scalable mode can be snooped.";
-            rps, with_rps = 0[49]: "A PASID for requests without one can be chosen.";
-            adms, with_adms = 0[52]: "The abort-DMA mode of the root table address.";
-        }
-        numbers {
-            iro, with_iro: u16 = 0[17:8]: "Where the invalidation registers are, in 16 bytes.";
-            mhmv, with_mhmv: u8 = 0[23:20]: "Largest index mask of an interrupt-entry invalidation.";
-            pss, with_pss: u8 = 0[39:35]: "PASID bits, less one.";
-        }
+        c, with_c: bool = 0[0]: "Table accesses are snooped (in scalable mode: those above the PASID table's pages).";
+        qi, with_qi: bool = 0[1]: "Queued invalidation.";
+        dt, with_dt: bool = 0[2]: "Device TLBs.";
+        ir, with_ir: bool = 0[3]: "Interrupt remapping.";
+        eim, with_eim: bool = 0[4]: "32-bit APIC IDs.";
+        pt, with_pt: bool = 0[6]: "Pass-through.";
+        sc, with_sc: bool = 0[7]: "Snoop control.";
+        nest, with_nest: bool = 0[26]: "Nested translation.";
+        prs, with_prs: bool = 0[29]: "Page requests.";
+        pasid, with_pasid: bool = 0[40]: "PASIDs.";
+        smts, with_smts: bool = 0[43]: "Scalable mode.";
+        ssads, with_ssads: bool = 0[45]: "Second stage: accessed and dirty bits.";
+        ssts, with_ssts: bool = 0[46]: "Second stage in scalable mode.";
+        fsts, with_fsts: bool = 0[47]: "First stage in scalable mode.";
+        smpwcs, with_smpwcs: bool = 0[48]: "Page walks of scalable mode can be snooped.";
+        rps, with_rps: bool = 0[49]: "A PASID for requests without one can be chosen.";
+        adms, with_adms: bool = 0[52]: "The abort-DMA mode of the root table address.";
+        iro, with_iro: u16 = 0[17:8]: "Where the invalidation registers are, in 16 bytes.";
+        mhmv, with_mhmv: u8 = 0[23:20]: "Largest index mask of an interrupt-entry invalidation.";
+        pss, with_pss: u8 = 0[39:35]: "PASID bits, less one.";
     }
 }
 
 words! {
     /// Root table address (11.4.5).
     RootTableAddress[1] {
-        numbers {
-            ttm, with_ttm: u8 = 0[11:10]: "Translation table mode, one of [`ttm`].";
-        }
-        addresses {
-            rta, with_rta = 0[63:12]: "The root table.";
-        }
+        ttm, with_ttm: u8 = 0[11:10]: "Translation table mode, one of [`ttm`].";
+        rta, with_rta: Hpa = 0[63:12]: "The root table.";
     }
 }
 
@@ -175,57 +163,39 @@ pub mod ttm {
 words! {
     /// Invalidation queue address (11.4.9.3).
     QueueAddress[1] {
-        flags {
-            dw, with_dw = 0[11]: "Descriptors have 256 bits.";
-        }
-        numbers {
-            qs, with_qs: u8 = 0[2:0]: "The queue has 2^n pages.";
-        }
-        addresses {
-            iqa, with_iqa = 0[63:12]: "The queue.";
-        }
+        dw, with_dw: bool = 0[11]: "Descriptors have 256 bits.";
+        qs, with_qs: u8 = 0[2:0]: "The queue has 2^n pages.";
+        iqa, with_iqa: Hpa = 0[63:12]: "The queue.";
     }
 }
 
 words! {
     /// Invalidation queue error record (11.4.9.9).
     QueueError[1] {
-        numbers {
-            iqei, with_iqei: u8 = 0[3:0]: "What is wrong with the descriptor at the head.";
-            itesid, with_itesid: u16 = 0[47:32]: "Source ID of the device TLB that did not answer in time.";
-            icesid, with_icesid: u16 = 0[63:48]: "Source ID of an unexpected answer.";
-        }
+        iqei, with_iqei: u8 = 0[3:0]: "What is wrong with the descriptor at the head.";
+        itesid, with_itesid: u16 = 0[47:32]: "Source ID of the device TLB that did not answer in time.";
+        icesid, with_icesid: u16 = 0[63:48]: "Source ID of an unexpected answer.";
     }
 }
 
 words! {
     /// Interrupt remapping table address (11.4.10).
     RemapTableAddress[1] {
-        flags {
-            eime, with_eime = 0[11]: "Destinations have 32 bits.";
-        }
-        numbers {
-            s, with_s: u8 = 0[3:0]: "The table has 2^(n+1) entries.";
-        }
-        addresses {
-            irta, with_irta = 0[63:12]: "The table.";
-        }
+        eime, with_eime: bool = 0[11]: "Destinations have 32 bits.";
+        s, with_s: u8 = 0[3:0]: "The table has 2^(n+1) entries.";
+        irta, with_irta: Hpa = 0[63:12]: "The table.";
     }
 }
 
 words! {
     /// Fault status (11.4.7.1).
     FaultStatus[1] {
-        flags {
-            pfo, with_pfo = 0[0]: "Faults were lost: all records were full.";
-            ppf, with_ppf = 0[1]: "A record holds a fault; read-only.";
-            iqe, with_iqe = 0[4]: "The queue stopped at a descriptor that is wrong.";
-            ice, with_ice = 0[5]: "A device answered what nobody asked.";
-            ite, with_ite = 0[6]: "A device did not answer an invalidation in time.";
-        }
-        numbers {
-            fri, with_fri: u8 = 0[15:8]: "The first record that holds a fault; read-only.";
-        }
+        pfo, with_pfo: bool = 0[0]: "Faults were lost: all records were full.";
+        ppf, with_ppf: bool = 0[1]: "A record holds a fault; read-only.";
+        iqe, with_iqe: bool = 0[4]: "The queue stopped at a descriptor that is wrong.";
+        ice, with_ice: bool = 0[5]: "A device answered what nobody asked.";
+        ite, with_ite: bool = 0[6]: "A device did not answer an invalidation in time.";
+        fri, with_fri: u8 = 0[15:8]: "The first record that holds a fault; read-only.";
     }
 }
 
