@@ -137,6 +137,9 @@ where
     for vm in started {
         log::info!("{}: {} MiB on {}", vm.config.name, vm.config.memory_bytes >> 20, B::NAME);
     }
+    let memory = monitor::memory(world);
+    log::info!("{} KiB of memory are Kerf's own", (memory.own + memory.image) >> 10);
+    log::debug!("{} KiB image, {} KiB heap", memory.image >> 10, mem::heap_bytes() >> 10);
     terminal::init(&world.vms, background, tsc_hz);
     let ticks = platform::rdtsc() - entry_tsc;
     console::say(format_args!("first guest entry after {ticks} ticks"));

@@ -184,7 +184,8 @@ fn cpus(world: &World) -> Vec<CpuUse> {
     running.map(row).collect()
 }
 
-fn memory(world: &World) -> MemoryUse {
+/// What memory is used for.
+pub(crate) fn memory(world: &World) -> MemoryUse {
     let counts = mem::counts();
     let (total, free) = (counts.total * PAGE_SIZE, counts.free * PAGE_SIZE);
     let guests: Vec<_> = world

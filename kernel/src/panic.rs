@@ -10,7 +10,7 @@ use crate::{console, power, report};
 /// Timer interrupts until a panic that was asked for; 0 for none.
 static TEST: AtomicU32 = AtomicU32::new(0);
 /// Of them, from the start of the guests: they are well under way then.
-const TEST_TICKS: u32 = 20;
+const TEST_TICKS: u32 = 5;
 
 /// Where Kerf's command line has the word `panic-test`, has a later timer interrupt panic: so the panic can be tested.
 pub(crate) fn test_if_asked(command_line: &str) {

@@ -3,7 +3,7 @@
 //! The kernel runs with interrupts off and opens them at two points of its loop only, so a handler here never interrupts
 //! a lock's holder; it notes what came, ends the interrupt, and leaves the rest to the loop.
 
-mod calibrate;
+mod calibration;
 mod counters;
 mod ioapic;
 mod lapic;
@@ -62,7 +62,8 @@ pub(crate) fn dispatch(vector: u8) {
             panic::tick();
         }
         UART => console::receive(),
-        KICK => start::current().note_kick(),
+        // That it came is all: the loop looks for what is new.
+        KICK => {}
         // Neither has an in-service bit, so neither is ended.
         SPURIOUS | LEGACY..0x30 => return,
         _ => {
@@ -82,7 +83,7 @@ pub(crate) fn init(machine: &Machine) -> Timer {
     pic::mask_all();
     let lapic = Lapic::enable(machine.cpus.iter().any(|&id| id > XAPIC_IDS));
     start::current().set_apic_id(lapic.id());
-    let rates = *RATES.call_once(|| calibrate::run(machine, &lapic));
+    let rates = *RATES.call_once(|| calibration::run(machine, &lapic));
     log::info!("TSC {} kHz, local APIC timer {} kHz", rates.tsc_hz / 1000, rates.apic_hz / 1000);
     park_others(machine, lapic);
     let mut io_apics = IoApics::init(machine);
@@ -103,7 +104,7 @@ pub(crate) fn join() {
 
 /// The clock that waits are measured by.
 pub(crate) fn clock() -> Tsc {
-    Tsc { hz: RATES.get().map_or(calibrate::ASSUMED_HZ, |rates| rates.tsc_hz) }
+    Tsc { hz: RATES.get().map_or(calibration::ASSUMED_HZ, |rates| rates.tsc_hz) }
 }
 
 /// Takes the other CPUs out of the firmware's hands. Left alone they loop in its code, some of them without a rest.

@@ -54,15 +54,6 @@ impl GuestRam {
         Ok(ram)
     }
 
-    /// Zeroes it, as at first. No virtual CPU runs meanwhile.
-    pub(crate) fn clear(&mut self) {
-        for &chunk in &self.chunks {
-            // SAFETY: the chunk is ours, and of the pool's frames, all of which are in the direct map; what a guest's CPU
-            // would do with it meanwhile is the guest's concern only.
-            unsafe { direct::zero(chunk, CHUNK_FRAMES) };
-        }
-    }
-
     /// Maps the RAM into a second stage, every chunk with all rights.
     ///
     /// # Errors

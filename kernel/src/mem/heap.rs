@@ -56,6 +56,11 @@ impl State {
     }
 }
 
+/// Bytes that the heap has taken.
+pub(crate) fn heap_bytes() -> u64 {
+    HEAP.0.lock().window.map_or(0, |(_, mapped)| mapped)
+}
+
 // SAFETY: the heap gives out disjoint blocks of the layout asked for, under a lock; interrupt handlers do not allocate.
 unsafe impl GlobalAlloc for Growing {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {

@@ -20,6 +20,7 @@ mod tables;
 pub(crate) use control::Registers as ControlRegisters;
 pub(crate) use frames::{Pool, counts};
 pub(crate) use guest::{GuestRam, GuestRamError};
+pub(crate) use heap::heap_bytes;
 pub(crate) use low::StartPages;
 pub(crate) use space::{image_bytes, join, map_mmio, map_read_only, map_screen, stack};
 pub(crate) use tables::{Pages, Tables};

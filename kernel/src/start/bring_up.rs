@@ -46,6 +46,7 @@ pub(crate) fn bring_up(entry: fn() -> !) -> usize {
     let others = irq::others();
     if !others.is_empty() {
         start_all(others, entry, &mut running);
+        log::info!("{} of {} CPUs run", running.len(), 1 + others.len());
     }
     CPUS.call_once(|| running).len()
 }

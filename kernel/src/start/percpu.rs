@@ -31,8 +31,6 @@ pub(crate) struct PerCpu {
     stopped: AtomicBool,
     /// Where it sits, once that is known.
     topology: Once<Topology>,
-    /// How many times another CPU kicked it.
-    kicks: AtomicU32,
     /// How many NMIs came.
     nmis: AtomicU32,
     gdt: Gdt,
@@ -54,7 +52,6 @@ impl PerCpu {
             up: AtomicBool::new(false),
             stopped: AtomicBool::new(false),
             topology: Once::new(),
-            kicks: AtomicU32::new(0),
             nmis: AtomicU32::new(0),
             gdt: Gdt::new(),
             tss: Tss::new(),
@@ -99,16 +96,6 @@ impl PerCpu {
     /// Whether it has stopped for good.
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.load(Ordering::Acquire)
-    }
-
-    /// Notes that another CPU kicked it.
-    pub(crate) fn note_kick(&self) {
-        self.kicks.fetch_add(1, Ordering::Relaxed);
-    }
-
-    /// How many kicks came.
-    pub(crate) fn kicks(&self) -> u32 {
-        self.kicks.load(Ordering::Relaxed)
     }
 
     /// Counts an NMI.

@@ -21,6 +21,8 @@ pub(super) fn steps() -> Vec<Step> {
     });
     let qemu = [
         on_bed(BedKind::Qemu, "a CPU that does not start is left out", absent_cpu),
+        on_bed(BedKind::Qemu, "CPUs with wide IDs have the others start by x2APIC", wide_ids),
+        on_bed(BedKind::Qemu, "a timer that stands still is not used", still_timer),
         on_bed(BedKind::Qemu, "a table with a wrong sum is skipped", damaged_table),
         on_bed(BedKind::Qemu, "the serial port that a table names is used", named_serial),
         on_bed(BedKind::Qemu, "a machine without a serial port comes up", no_serial),
@@ -83,7 +85,7 @@ fn panic_is_told(context: &Context, bed: BedKind) -> Result<(), String> {
 
 /// The MADT of the boot volume takes the firmware's place, and names a CPU that is not there.
 fn absent_cpu(context: &Context) -> Result<(), String> {
-    let volume = volume(context, |volume| volume.insert("acpi/apic.aml", madt(&[0, 1, 77])))?;
+    let volume = volume(context, |volume| volume.insert("acpi/apic.aml", madt(&[0, 1, 77], &[])))?;
     let machine = Machine { cpus: 2, ..Machine::default() };
     let outcome = boot(context, BedKind::Qemu, machine, volume)?.require(&Verdict::Exited(0))?;
     shows(
@@ -91,8 +93,41 @@ fn absent_cpu(context: &Context) -> Result<(), String> {
         &[
             r"ACPI table APIC from the boot volume, in place of the firmware's",
             r"warning: the CPU with APIC ID 0x4d does not start; it is left out",
+            "kerf: 2 of 3 CPUs run",
         ],
     )
+}
+
+/// An ID above 254 is out of reach but in x2APIC mode, which then serves all; none has it. The CPUs that run are counted
+/// twice: when they start, and when a panic stops them.
+fn wide_ids(context: &Context) -> Result<(), String> {
+    let volume = volume(context, |volume| {
+        volume.insert("acpi/apic.aml", madt(&[0, 1, 2, 3], &[300]));
+        volume.insert("cmdline", b"panic-test".to_vec());
+    })?;
+    let machine = Machine { cpus: CPUS, ..Machine::default() };
+    let outcome = boot(context, BedKind::Qemu, machine, volume)?.require(&Verdict::Stopped)?;
+    shows(
+        &outcome,
+        &[
+            r"warning: the CPU with APIC ID 0x12c does not start; it is left out",
+            "kerf: 4 of 5 CPUs run",
+            "error: 3 of 3 other CPUs stopped",
+        ],
+    )
+}
+
+/// The FADT of the boot volume puts the ACPI timer where nothing counts.
+fn still_timer(context: &Context) -> Result<(), String> {
+    let volume = volume(context, |volume| {
+        let mut body = vec![0; 80];
+        // PM_TMR_BLK (ACPI 6.5, table 5.9): the port that POST codes go to.
+        body[76 - 36] = 0x80;
+        volume.insert("acpi/facp.aml", table(b"FACP", &body));
+    })?;
+    let outcome = boot(context, BedKind::Qemu, Machine::default(), volume)?;
+    let outcome = outcome.require(&Verdict::Exited(0))?;
+    shows(&outcome, &["warning: the ACPI timer stands still; it is not used"])
 }
 
 /// What is said by other outputs is the same.
@@ -114,7 +149,7 @@ fn named_serial(context: &Context) -> Result<(), String> {
 }
 
 fn damaged_table(context: &Context) -> Result<(), String> {
-    let mut table = madt(&[0]);
+    let mut table = madt(&[0], &[]);
     table[9] ^= 1;
     let volume = volume(context, |volume| volume.insert("acpi/apic.aml", table))?;
     let outcome = boot(context, BedKind::Qemu, Machine::default(), volume)?;
@@ -122,12 +157,17 @@ fn damaged_table(context: &Context) -> Result<(), String> {
     shows(&outcome, &[r"warning: EFI/kerf/acpi/apic\.aml: damaged: [^\n]*; skipped"])
 }
 
-/// A MADT with these CPUs, and QEMU's I/O APIC (ACPI 6.5, 5.2.12).
-fn madt(ids: &[u8]) -> Vec<u8> {
+/// A MADT with these CPUs, those with wide IDs told as x2APICs, and QEMU's I/O APIC (ACPI 6.5, 5.2.12).
+fn madt(ids: &[u8], wide: &[u32]) -> Vec<u8> {
     let mut body = 0xfee0_0000_u32.to_le_bytes().to_vec();
     body.extend(1_u32.to_le_bytes());
     for &id in ids {
         body.extend([0, 8, id, id, 1, 0, 0, 0]);
+    }
+    for id in wide {
+        body.extend([9, 16, 0, 0]);
+        body.extend(id.to_le_bytes());
+        body.extend([1, 0, 0, 0, 9, 0, 0, 0]);
     }
     body.extend([1, 12, 0, 0]);
     body.extend(0xfec0_0000_u32.to_le_bytes());
@@ -161,7 +201,7 @@ mod tests {
 
     #[test]
     fn the_tables_are_sound() {
-        for table in [madt(&[0, 1, 77]), spcr(0x2f8, 3)] {
+        for table in [madt(&[0, 1, 77], &[300]), spcr(0x2f8, 3)] {
             assert!(images::acpi_table::parse(&table).is_ok());
         }
     }
