@@ -97,15 +97,16 @@ impl<'a> Cpu<'a> {
         }
     }
 
-    fn exit(&mut self, exit: Exit) -> Outcome {
-        self.enter();
+    /// Enters the guest, which takes what is pending and leaves again.
+    fn run(&mut self, exit: Exit) -> Outcome {
         self.vcpu.push(Step::new(exit, 2));
         let exit = self.vcpu.run();
         self.core.handle(exit, self.vm, &mut self.vcpu, &self.memory, &mut self.host)
     }
 
     fn write(&mut self, msr: Msr, value: u64) {
-        assert_eq!(self.exit(Exit::MsrWrite { msr, value }), Outcome::Resume);
+        self.enter();
+        assert_eq!(self.run(Exit::MsrWrite { msr, value }), Outcome::Resume);
         assert!(!matches!(self.vcpu.pending, Some(Event::Exception { .. })), "{msr:?}");
     }
 
@@ -116,14 +117,13 @@ impl<'a> Cpu<'a> {
         self.write(SVR, 0x1ff);
     }
 
-    /// Halts until an interrupt has come, and ends that.
+    /// Halts until an interrupt has come, and ends that. One that comes after the preparation does not come before HLT.
     fn next_interrupt(&mut self) {
-        self.enter();
-        while self.vcpu.pending.is_none() {
-            assert!(matches!(self.exit(Exit::Halt), Outcome::Resume | Outcome::Wait));
+        while self.vcpu.delivered.is_empty() {
             self.enter();
+            let exit = if self.vcpu.pending.is_some() { Exit::Handled } else { Exit::Halt };
+            assert!(matches!(self.run(exit), Outcome::Resume | Outcome::Wait));
         }
-        assert_eq!(self.exit(Exit::Handled), Outcome::Resume);
         assert_eq!(self.vcpu.delivered.remove(0), Event::Interrupt(VECTOR));
         self.write(EOI, 0);
     }
