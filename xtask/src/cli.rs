@@ -26,6 +26,8 @@ pub(crate) enum Command {
     Run(Run),
     /// Runs all tests: tidy, host tests, system tests on both beds.
     Test(Test),
+    /// Lets a guest execute random instructions, beside one that must not notice.
+    Fuzz(Fuzz),
     /// Writes the image of a bootable disk: a GPT with an EFI system partition, to write on a USB stick.
     Image(Image),
     /// Checks a configuration and the files it names, and prints what they will mean.
@@ -161,9 +163,29 @@ pub(crate) struct Test {
     /// Only system tests on this bed.
     #[arg(long, value_name = "BED")]
     pub(crate) on: Option<BedKind>,
+    /// In place of the tests: plants faults of one line in a copy of the sources, each of which a test must catch.
+    #[arg(long, conflicts_with_all = ["host", "system", "on", "full"])]
+    pub(crate) mutants: bool,
+    /// Also the long ones: every small guest on 1, 2 and 4 CPUs, ten times as many random instructions.
+    #[arg(long)]
+    pub(crate) full: bool,
     /// Prints the names of the steps and runs none.
     #[arg(long)]
     pub(crate) list: bool,
+}
+
+/// Random instructions.
+#[derive(Args)]
+pub(crate) struct Fuzz {
+    /// The bed.
+    #[arg(long, value_name = "BED", default_value = "qemu")]
+    pub(crate) on: BedKind,
+    /// How many seeds, each of a thousand instructions at least.
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    pub(crate) seeds: u64,
+    /// The first seed; a run that failed names the last it began.
+    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    pub(crate) first: u64,
 }
 
 #[cfg(test)]

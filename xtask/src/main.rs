@@ -70,9 +70,13 @@ fn carry_out(cli: &Cli) -> Result<(), String> {
         Command::Image(options) => run::write_image(&context, options),
         Command::Test(options) => {
             let context = Arc::new(context);
-            let steps = suite::steps();
+            let steps = match (options.mutants, options.full) {
+                (true, _) => suite::mutants::steps(),
+                (_, full) => suite::steps(full),
+            };
             test::run(context, options, steps)
         }
+        Command::Fuzz(options) => suite::hostile::fuzz(&context, options),
         Command::Bench(what) => bench::run(&context, what),
         Command::Tidy => context.sysroot().and_then(|()| tidy::run(&context.root)),
         Command::Sysroot => context.sysroot(),

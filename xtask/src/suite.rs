@@ -1,33 +1,42 @@
 //! The steps of `cargo xtask test`: what each shows stands in its name.
 //!
 //! Lane 0 has the QEMU bed; lane 1 has the host's tests, then the Bochs bed. [`host`] checks sources and command line,
-//! [`input`] boots what must not start, [`guests`] and [`linux`] run guests, [`loaders`] some that
+//! [`input`] boots what must not start, [`guests`] and [`linux`] run guests, [`hostile`] those that mean harm, [`mutants`] plants faults, [`loaders`] some that
 //! start otherwise, [`disk`] one from a partitioned disk, [`leash`] kills xtask itself.
 
 mod disk;
 mod exits;
 mod guests;
 mod host;
+pub(crate) mod hostile;
 mod input;
 mod kernel;
 mod leash;
 mod linux;
 mod loaders;
+pub(crate) mod mutants;
+mod several;
 
 use crate::bed::BedKind;
 use crate::step::{Context, Step};
 
-/// All steps, in the order of their lanes.
-pub(crate) fn steps() -> Vec<Step> {
+/// All steps, in the order of their lanes; the long ones only for the `full` set.
+pub(crate) fn steps(full: bool) -> Vec<Step> {
     let mut steps = host::steps();
     steps.extend(guests::steps());
+    steps.extend(hostile::steps());
     steps.extend(loaders::steps());
     steps.extend(exits::steps());
     steps.extend(disk::steps());
     steps.extend(linux::steps());
+    steps.extend(several::steps());
     steps.extend(kernel::steps());
     steps.extend(input::steps());
     steps.extend(leash::steps());
+    if full {
+        steps.extend(guests::full_steps());
+        steps.extend(hostile::full_steps());
+    }
     steps
 }
 
@@ -67,7 +76,7 @@ mod tests {
     #[test]
     fn every_step_has_a_name_of_its_own_and_beds_keep_to_their_lanes() {
         let mut names = std::collections::BTreeSet::new();
-        for step in steps() {
+        for step in steps(true) {
             assert_eq!(step.lane, usize::from(step.bed != Some(BedKind::Qemu)), "{}", step.name);
             assert!(
                 names.insert((step.bed.map(BedKind::name), step.name.clone())),

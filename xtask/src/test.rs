@@ -13,6 +13,9 @@ use crate::step::Step;
 /// The longest all tests may take together.
 const LIMIT: Duration = Duration::from_secs(35 * 60);
 
+/// The same for the long ones.
+const LONG_LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
+
 /// A step that has ended, or a lane that has.
 enum Report {
     Step { name: String, elapsed: Duration, result: Result<(), String> },
@@ -34,7 +37,8 @@ pub(crate) fn run(context: Arc<Context>, options: &Test, all: Vec<Step>) -> Resu
     if steps.is_empty() {
         return Err("no step has that name; `cargo xtask test --list` shows all".into());
     }
-    let (passed, failed) = carry_out(&context, steps, LIMIT);
+    let limit = if options.full || options.mutants { LONG_LIMIT } else { LIMIT };
+    let (passed, failed) = carry_out(&context, steps, limit);
     println!("{passed} passed, {failed} failed");
     if failed == 0 { Ok(()) } else { Err(String::new()) }
 }
@@ -175,7 +179,8 @@ mod tests {
         let on = |bed| Step { bed: Some(bed), ..step("linux boots", 0, || Ok(())) };
         let steps = [on(BedKind::Qemu), on(BedKind::Bochs), step("host tests", 0, || Ok(()))];
         let chosen = |host, system: Option<&str>, on| {
-            let options = Test { host, system: system.map(str::to_owned), on, list: false };
+            let system = system.map(str::to_owned);
+            let options = Test { host, system, on, mutants: false, full: false, list: false };
             steps.iter().map(|step| is_chosen(&options, step)).collect::<Vec<_>>()
         };
         assert_eq!(chosen(false, None, None), [true, true, true]);

@@ -21,6 +21,7 @@ pub mod register {
     pub const ID: u32 = 0x20;
     pub const VERSION: u32 = 0x30;
     pub const TASK_PRIORITY: u32 = 0x80;
+    pub const LOGICAL_DESTINATION: u32 = 0xd0;
     pub const END_OF_INTERRUPT: u32 = 0xb0;
     pub const SPURIOUS: u32 = 0xf0;
     /// 32 vectors each, 16 bytes apart.
@@ -52,7 +53,7 @@ fn mmio(page: u64, offset: u32) -> *mut u32 {
 #[must_use]
 pub fn read(register: u32) -> u32 {
     if X2APIC.load(Ordering::Relaxed) {
-        return cpu::read_msr(0x800 + (register >> 4)).map_or(u32::MAX, |value| value as u32);
+        return cpu::read_existing_msr(0x800 + (register >> 4)) as u32;
     }
     // SAFETY: a device register in a page that is mapped one to one and holds no memory.
     unsafe { mmio(LOCAL_APIC_GPA, register).read_volatile() }
@@ -61,9 +62,8 @@ pub fn read(register: u32) -> u32 {
 /// Writes a register.
 pub fn write(register: u32, value: u32) {
     if X2APIC.load(Ordering::Relaxed) {
-        // SAFETY: the local APIC's registers move no memory. A refused write shows in what the test finds.
-        let _ = unsafe { cpu::write_msr(0x800 + (register >> 4), value.into()) };
-        return;
+        // SAFETY: the local APIC's registers move no memory.
+        return unsafe { cpu::write_existing_msr(0x800 + (register >> 4), value.into()) };
     }
     // SAFETY: as in `read`.
     unsafe { mmio(LOCAL_APIC_GPA, register).write_volatile(value) };
@@ -111,6 +111,24 @@ pub fn use_tsc_deadline(vector: u8) {
 pub fn set_deadline(tsc: u64) -> Result<(), crate::trap::Trap> {
     // SAFETY: a timer moves no memory.
     unsafe { cpu::write_msr(TSC_DEADLINE_MSR, tsc) }
+}
+
+/// Says that another CPU's local APIC, which [`switch_to_x2apic`] has not been called on, was switched as well.
+pub fn use_x2apic_here() {
+    let base = cpu::read_existing_msr(APIC_BASE_MSR);
+    // SAFETY: moves the registers from memory to MSRs; the page they were in holds nothing else.
+    unsafe { cpu::write_existing_msr(APIC_BASE_MSR, base | X2APIC_MODE) };
+}
+
+/// Sends an interrupt command: its low half, and the destination's identifier, physical or logical.
+pub fn command(destination: u32, low: u32) {
+    if X2APIC.load(Ordering::Relaxed) {
+        let value = u64::from(destination) << 32 | u64::from(low);
+        // SAFETY: moves no memory.
+        return unsafe { cpu::write_existing_msr(0x830, value) };
+    }
+    write(register::INTERRUPT_COMMAND_HIGH, destination << 24);
+    write(register::INTERRUPT_COMMAND_LOW, low);
 }
 
 /// Sends `vector` to this CPU.

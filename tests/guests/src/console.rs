@@ -31,7 +31,7 @@ pub mod uart {
 const POLLS: u32 = 1_000_000;
 
 /// 8 data bits, no parity, FIFOs on, interrupts off.
-pub(crate) fn init() {
+pub fn init() {
     cpu::out8(uart::INTERRUPT_ENABLE, 0);
     cpu::out8(uart::LINE_CONTROL, 0x03);
     cpu::out8(uart::INTERRUPT_IDENTIFICATION, 0x07);

@@ -103,6 +103,28 @@ pub unsafe fn write_msr(msr: u32, value: u64) -> Result<(), Trap> {
     }
 }
 
+/// RDMSR of a register that there is: an exception ends the guest. Any CPU may call it at any time.
+#[must_use]
+pub fn read_existing_msr(msr: u32) -> u64 {
+    let (low, high): (u32, u32);
+    // SAFETY: reads a register.
+    unsafe {
+        asm!("rdmsr", in("ecx") msr, out("eax") low, out("edx") high, options(nomem, nostack))
+    };
+    u64::from(high) << 32 | u64::from(low)
+}
+
+/// WRMSR, likewise.
+///
+/// # Safety
+/// As for [`write_msr`].
+pub unsafe fn write_existing_msr(msr: u32, value: u64) {
+    // SAFETY: the caller's promise.
+    unsafe {
+        asm!("wrmsr", in("ecx") msr, in("eax") value as u32, in("edx") (value >> 32) as u32, options(nostack))
+    };
+}
+
 /// Whether hypercalls are VMMCALL (AMD and its licensee) rather than VMCALL.
 #[must_use]
 pub fn uses_vmmcall() -> bool {
@@ -180,7 +202,7 @@ pub fn has_avx() -> bool {
 }
 
 /// CR0.MP, CR0.NE, CR4.OSFXSR and OSXMMEXCPT; with AVX also CR4.OSXSAVE and XCR0 = x87, SSE, AVX.
-pub(crate) fn enable_vector_registers() {
+pub fn enable_vector_registers() {
     let (cr0, cr4): (u64, u64);
     // SAFETY: reads registers.
     unsafe {

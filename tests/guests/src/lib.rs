@@ -22,10 +22,11 @@ pub mod apic;
 pub mod console;
 pub mod cpu;
 pub mod paging;
+pub mod smp;
 mod start;
 pub mod trap;
 
-pub use start::{boot_params, exit};
+pub use start::{boot_params, command_line, exit};
 
 use core::sync::atomic::{AtomicBool, Ordering};
 

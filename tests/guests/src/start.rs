@@ -82,6 +82,20 @@ pub fn boot_params() -> &'static [u8; 4096] {
     unsafe { &*core::ptr::with_exposed_provenance(gpa) }
 }
 
+/// The command line (Documentation/arch/x86/boot.rst: cmd_line_ptr).
+#[must_use]
+pub fn command_line() -> &'static [u8] {
+    const CMD_LINE_PTR: usize = 0x228;
+    let at = &boot_params()[CMD_LINE_PTR..CMD_LINE_PTR + 4];
+    let gpa = at.iter().rev().fold(0, |gpa, &byte| gpa << 8 | usize::from(byte));
+    if gpa == 0 {
+        return b"";
+    }
+    // SAFETY: the boot protocol has a string there that ends in a zero, in memory that is mapped one to one and that nobody
+    // writes any more.
+    unsafe { core::ffi::CStr::from_ptr(core::ptr::with_exposed_provenance(gpa)) }.to_bytes()
+}
+
 /// Ends the machine with `status`, once the console has sent its last character.
 pub fn exit(status: u8) -> ! {
     console::drain();

@@ -30,7 +30,7 @@ fn run() {
     apic::use_tsc_deadline(TIMER);
     // The frequency in kHz, as the hypervisor tells it.
     let period = u64::from(cpuid(0x4000_0010, 0).eax) * 100;
-    let busy = command_line().windows(4).any(|word| word == b"busy");
+    let busy = guests::command_line().windows(4).any(|word| word == b"busy");
     println!("pulse: {}, every {period} ticks", if busy { "busy" } else { "halting" });
     let mut late = 0;
     for count in 1.. {
@@ -53,17 +53,4 @@ fn run() {
     }
     guests::check!("pulse-was-told-to-end", true);
     println!("pulse: {late} late");
-}
-
-/// Linux's command line (Documentation/arch/x86/boot.rst: cmd_line_ptr).
-fn command_line() -> &'static [u8] {
-    const CMD_LINE_PTR: usize = 0x228;
-    let at = &guests::boot_params()[CMD_LINE_PTR..CMD_LINE_PTR + 4];
-    let gpa = at.iter().rev().fold(0, |gpa, &byte| gpa << 8 | usize::from(byte));
-    if gpa == 0 {
-        return b"";
-    }
-    // SAFETY: the boot protocol has a string there that ends in a zero, in memory that is mapped one to one and that nobody
-    // writes any more.
-    unsafe { core::ffi::CStr::from_ptr(core::ptr::with_exposed_provenance(gpa)) }.to_bytes()
 }
