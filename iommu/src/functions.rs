@@ -308,7 +308,7 @@ impl<H: Hw> Iommu<H> {
         if self.limits.stage == Stage::Second {
             all.push(Descriptor::iotlb_domain(did, unit.caps.drain()));
         }
-        if let Some(depth) = state.device_tlb {
+        if let Some(depth) = state.device_tlb.filter(|_| !state.quarantined) {
             // What the device asks for now is refused, so this is the last it may know.
             all.extend([fence, in_device(function, pasid, depth, 0, WHOLE)]);
         }
@@ -412,7 +412,9 @@ impl<H: Hw> Iommu<H> {
             }
             let mut fenced = false;
             for (place, state) in here() {
-                let Some(depth) = state.device_tlb else { continue };
+                // A function in quarantine cannot use what it has cached, and may not answer.
+                let depth = state.device_tlb.filter(|_| !state.quarantined);
+                let Some(depth) = depth else { continue };
                 // First the IOTLB, or the device could be told the old translation once more (6.5.2.5).
                 if !fenced {
                     all.push(unit.queue.fence());

@@ -209,13 +209,15 @@ impl<H: Hw> Iommu<H> {
     /// Queues what waits, for each unit in the order in which it was taken away: a teardown relies on those before it. So
     /// where one finds no room, none behind it is tried.
     pub(crate) fn submit_parts(&mut self) {
-        let mut full = alloc::vec![false; self.units.len()];
+        for unit in &mut self.units {
+            unit.full = false;
+        }
         let parts = self.teardowns.values_mut().flat_map(|teardown| teardown.parts.iter_mut());
         for part in parts.filter(|part| part.ticket.is_none()) {
-            let (unit, full) = (self.units.get_mut(part.unit), full.get_mut(part.unit));
-            let Some((unit, full)) = unit.zip(full).filter(|(_, full)| !**full) else { continue };
+            let unit = self.units.get_mut(part.unit).filter(|unit| !unit.full);
+            let Some(unit) = unit else { continue };
             part.ticket = unit.submit(&mut self.tables, &self.clock, &mut part.left);
-            *full = part.ticket.is_none();
+            unit.full = part.ticket.is_none();
             if let Some(ticket) = part.ticket.filter(|_| part.amends) {
                 unit.queue.release(ticket);
             }

@@ -27,6 +27,8 @@ pub(crate) struct Unit<H: Hw> {
     pub(crate) lost: Option<UnitError>,
     /// Whether that was told.
     pub(crate) told: bool,
+    /// Something waits for room in the queue, so nothing may overtake it.
+    pub(crate) full: bool,
     progress_ns: u64,
 }
 
@@ -63,6 +65,7 @@ impl<H: Hw> Unit<H> {
             interrupts: None,
             lost: None,
             told: false,
+            full: false,
             progress_ns: 0,
         })
     }

@@ -436,3 +436,23 @@ fn domains_run_out_by_name() {
     );
     machine.assert_clean();
 }
+
+#[test]
+fn one_pasid_is_detached_while_the_function_goes_on_with_others() {
+    on_scalable(|machine, iommu| {
+        let (_, _kept, _) = granted(machine, iommu, NIC, IOVA);
+        let data = machine.memory.data(1);
+        let space = iommu.create_space().expect("a domain");
+        iommu.map(space, Iova::new(IOVA), data, PAGE_SIZE, Rights::RW).expect("free");
+        let attach = Attach { pasid: Some(pasid(7)), ..Attach::new(NIC, space) };
+        let attachment = iommu.attach(attach).expect("free");
+        let request = Request { pasid: Some(7), ..write(NIC, IOVA) };
+        assert!(machine.dma_write(request, 1).is_ok());
+        machine.unit(0).rival(request);
+        let pending = iommu.detach(attachment);
+        retire(machine, iommu, pending);
+        machine.memory.clone().free_run(data, 1);
+        assert!(machine.dma_write(request, 2).is_err());
+        assert!(machine.dma_read(read(NIC, IOVA)).is_ok());
+    });
+}

@@ -15,6 +15,8 @@ mod interrupt;
 mod profile;
 mod queue;
 mod registers;
+#[cfg(test)]
+mod tests;
 mod translate;
 mod walk;
 
