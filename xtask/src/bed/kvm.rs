@@ -43,7 +43,8 @@ pub(super) fn probe(qemu: &impl Bed, scratches: [Scratch; 2]) -> Result<(), Stri
         .explain(|| image.display().to_string())?;
     let machine = Machine { kvm: true, memory_mib: 512, ..Machine::default() };
     let session = qemu.launch(&image, &machine, scratch)?;
-    let spoke = Regex::new("[ -~]{4}").map_err(|error| error.to_string())?;
+    // It clears the screen before it says anything else.
+    let spoke = Regex::new(r"\x1b\[|BdsDxe").map_err(|error| error.to_string())?;
     let limits = Limits { expect: Some(spoke), typed: Vec::new(), timeout: Some(LIMIT) };
     let outcome = judge(session, limits, |_| Some(Vec::new()));
     match outcome.verdict {

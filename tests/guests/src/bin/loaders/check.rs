@@ -144,7 +144,7 @@ fn command_line(at: u64) {
 }
 
 fn module(start: u64, length: u64, name: u64, (named, expected): (&[u8], &[u8])) {
-    check!("module-is-page-aligned", start % 4096 == 0, "{start:#x}");
+    check!("module-is-page-aligned", start.is_multiple_of(4096), "{start:#x}");
     check!("module-is-whole", length == expected.len() as u64 && bytes(start, length) == expected);
     check!("module-is-named", text(name) == named, "{}", text(name).escape_ascii());
 }
