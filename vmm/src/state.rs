@@ -1,8 +1,8 @@
 //! [`CoreState`]: a virtual CPU's own part, to be kept and taken up again, on this machine or another: local APIC, clock and
 //! what the CPU does. Its registers are in [`vcpu::VcpuState`]; counters and the last exits stay behind.
 //!
-//! The bytes are 64-bit little-endian words: [`MAGIC`] with the version in the upper half, index, activity, the local
-//! APIC's words, and the clock's two. Moments are in the guest's TSC.
+//! The bytes are 64-bit little-endian words: [`MAGIC`] with the version in the upper half, index, activity (bit 8: an event
+//! was given since the last entry), the local APIC's words, and the clock's two. Moments are in the guest's TSC.
 
 use alloc::vec::Vec;
 
@@ -21,6 +21,7 @@ const MAGIC: u32 = u32::from_le_bytes(*b"KCOR");
 pub struct CoreState {
     index: u32,
     activity: Activity,
+    injected: bool,
     lapic: [u64; STATE_WORDS],
     clock: [u64; 2],
 }
@@ -33,7 +34,8 @@ impl CoreState {
     #[must_use]
     pub fn to_bytes(&self) -> Vec<u8> {
         let head = u64::from(MAGIC) | u64::from(Self::VERSION) << 32;
-        let words = [head, self.index.into(), self.activity as u64];
+        let activity = self.activity as u64 | u64::from(self.injected) << 8;
+        let words = [head, self.index.into(), activity];
         let words = words.iter().chain(&self.lapic).chain(&self.clock);
         words.flat_map(|word| word.to_le_bytes()).collect()
     }
@@ -54,8 +56,10 @@ impl CoreState {
             return Err(StateError::Version((head >> 32) as u32));
         }
         let index = u32::try_from(next()?).map_err(|_| StateError::Value("index"))?;
-        let activity = Activity::of(next()?).ok_or(StateError::Value("activity"))?;
-        let mut state = Self { index, activity, lapic: [0; STATE_WORDS], clock: [0; 2] };
+        let word = next()?;
+        let (activity, injected) = (Activity::of(word & !0x100), word & 0x100 != 0);
+        let activity = activity.ok_or(StateError::Value("activity"))?;
+        let mut state = Self { index, activity, injected, lapic: [0; STATE_WORDS], clock: [0; 2] };
         for word in state.lapic.iter_mut().chain(&mut state.clock) {
             *word = next()?;
         }
@@ -71,6 +75,7 @@ impl Core {
         CoreState {
             index: self.index,
             activity: self.activity,
+            injected: self.injected,
             lapic: self.lapic.to_words(),
             clock: self.pvclock.to_words(),
         }
@@ -98,7 +103,7 @@ impl Core {
         self.activity = state.activity;
         self.tsc_offset = vm.tsc_offset();
         self.retries = Retries::default();
-        (self.settled, self.injected, self.window) = (false, false, None);
+        (self.settled, self.injected, self.window) = (false, state.injected, None);
         Ok(())
     }
 }

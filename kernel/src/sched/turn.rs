@@ -4,7 +4,7 @@
 use core::sync::atomic::Ordering;
 
 use vcpu::{Backend, Exit, Vcpu};
-use vmm::{Outcome, Ready};
+use vmm::{CoreState, Outcome, Ready};
 
 use super::cpu::{Left, earlier};
 use super::seat::{Around, Seat, View, Wait, verdict};
@@ -86,6 +86,14 @@ pub(super) fn run<B: Backend>(
             break left;
         }
     };
+    if seat.vm.config.test.save_restore {
+        // The virtual CPU's registers go to and fro afterwards.
+        let bytes = core.save(vm, vcpu).to_bytes();
+        let restored = CoreState::from_bytes(&bytes).and_then(|state| core.restore(&state, vm));
+        if let Err(why) = restored {
+            log::error!("{}: a saved state is refused: {why:x?}", seat.vm.config.name);
+        }
+    }
     desk.set_current(None);
     left
 }
