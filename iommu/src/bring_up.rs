@@ -12,7 +12,7 @@
 
 use alloc::vec::Vec;
 
-use hw::{Function, Iova, RegisterBus};
+use hw::{Function, Hpa, Iova, RegisterBus};
 use iommu_spec::invalidation::Descriptor;
 use iommu_spec::registers::{self as regs, EVENT_MASK, PMEN_EPM, PMEN_PRS, command};
 use paging::Rights;
@@ -160,20 +160,22 @@ impl<H: Hw> Iommu<H> {
                 }
             }
         }
-        // Page by page where regions overlap: the same page leads to the same place.
-        let iova = Iova::new(region.start.raw());
-        match self.map(space, iova, region.start, region.bytes, Rights::RW) {
-            Err(MapError::Paging(paging::MapError::Mapped(_))) => {
-                for offset in (0..region.bytes).step_by(hw::PAGE_SIZE as usize) {
-                    let (at, to) = (iova.wrapping_add(offset), region.start.wrapping_add(offset));
-                    if self.translate(space, at).is_none() {
-                        self.map(space, at, to, hw::PAGE_SIZE, Rights::RW)?;
-                    }
+        let end = region.start.raw() + region.bytes;
+        let mut at = region.start.raw();
+        while at < end {
+            let (iova, bytes) = (Iova::new(at), end - at);
+            match self.map(space, iova, Hpa::new(at), bytes, Rights::RW) {
+                // Regions overlap: what is mapped already leads to the same place.
+                Err(MapError::Paging(paging::MapError::Mapped(taken))) => {
+                    self.map(space, iova, Hpa::new(at), taken - at, Rights::RW)?;
+                    let page = self.translate(space, Iova::new(taken)).map(|found| found.page);
+                    let page = page.map_or(hw::PAGE_SIZE, paging::PageSize::bytes);
+                    at = (taken & !(page - 1)) + page;
                 }
-                Ok(())
+                other => return other,
             }
-            other => other,
         }
+        Ok(())
     }
 }
 

@@ -135,6 +135,9 @@ impl fmt::Display for Problem {
     }
 }
 
+/// A reserved region larger than this is taken for garbage: the largest in the field are a graphics unit's few GiB.
+const LARGEST_REGION: u64 = 64 << 30;
+
 /// A structure, or a part of it, and where it is in the table.
 #[derive(Clone, Copy)]
 struct Part<'a> {
@@ -256,7 +259,8 @@ impl Dmar {
         // The limit is the last byte. Some firmware gives the first byte behind it, or no whole page.
         let bytes = limit.checked_sub(start.raw()).and_then(|last| last.checked_add(1));
         let bytes = bytes.and_then(|bytes| bytes.checked_next_multiple_of(PAGE_SIZE));
-        let bytes = bytes.filter(|bytes| limit >= base && self.reaches(start.raw(), *bytes));
+        let sane = |bytes: &u64| *bytes <= LARGEST_REGION && self.reaches(start.raw(), *bytes);
+        let bytes = bytes.filter(|bytes| limit >= base && sane(bytes));
         let Some(bytes) = bytes else { return Err(Trouble::Address(limit)) };
         let overlaps = |other: &ReservedRegion| {
             start.raw() < other.start.raw() + other.bytes && other.start.raw() < start.raw() + bytes

@@ -28,6 +28,8 @@ words! {
         pdev_qdep, with_pdev_qdep: u8 = 0[8:4]: "Device TLB with PASID: as before.";
         pfsid_low, with_pfsid_low: u8 = 0[15:12]: "Bits 3:0 of the physical function's source ID, of which a virtual one shares the invalidation credit.";
         pfsid_high, with_pfsid_high: u16 = 0[63:52]: "Bits 15:4 of it.";
+        code, with_code: u8 = 0[15:12]: "Page group response: one of [`response`].";
+        index, with_index: u16 = 1[11:3]: "Page group response: the group.";
         status, with_status: u32 = 0[63:32]: "Wait: what is written.";
         address, with_address: Hpa = 1[63:12]: "The page.";
         status_address, with_status_address: Hpa = 1[63:2]: "Wait: where the status is written.";
@@ -54,6 +56,16 @@ pub mod kind {
     pub const PASID_DEVICE_TLB: u8 = 8;
     /// Page group response (7.6.1).
     pub const PAGE_GROUP_RESPONSE: u8 = 9;
+}
+
+/// Codes of page group responses (7.6.1; PCIe ATS 1.1, 4.2.1).
+pub mod response {
+    /// All pages are there.
+    pub const SUCCESS: u8 = 0;
+    /// Some are not.
+    pub const INVALID: u8 = 1;
+    /// The request cannot be answered, nor later ones.
+    pub const FAILURE: u8 = 0xf;
 }
 
 /// Granularities of context cache and IOTLB invalidations.
@@ -184,6 +196,22 @@ impl Descriptor {
             .with_pfsid_high(rid.0 >> 4)
             .with_address(sized(address, am))
             .with_pdev_s(am > 0)
+    }
+
+    /// Answers a device's request for the pages of group `index`.
+    #[must_use]
+    pub const fn page_group_response(
+        rid: RequesterId,
+        pasid: Option<Pasid>,
+        index: u16,
+        code: u8,
+    ) -> Self {
+        let all = Self::new(kind::PAGE_GROUP_RESPONSE).with_did(rid.0).with_code(code);
+        let all = all.with_index(index);
+        match pasid {
+            Some(pasid) => all.with_bit4(true).with_pasid(pasid.raw()),
+            None => all,
+        }
     }
 
     /// All of the interrupt entry cache.

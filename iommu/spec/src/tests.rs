@@ -211,6 +211,15 @@ fn device_tlb_invalidations_have_the_bytes_of_linux() {
 }
 
 #[test]
+fn page_group_responses_have_the_bytes_of_linux() {
+    // QI_PGRP_* of Linux iommu.h: PASID_P 4, RESP_CODE 12, DID (the source) 16, PASID 32; second word: IDX 3.
+    let answer = Descriptor::page_group_response(RID, Some(pasid(5)), 0x1ff, 1);
+    assert_eq!(answer.0, [0x0005_3afd_1019, 0xff8, 0, 0]);
+    let answer = Descriptor::page_group_response(RID, None, 1, 0xf);
+    assert_eq!(answer.0, [0x3afd_f009, 0x8, 0, 0]);
+}
+
+#[test]
 fn fault_records_read_as_in_linux_and_qemu() {
     // dma_frcd_* of Linux iommu.h, which count in doublewords; VTD_FRCD_* of QEMU for F 63, T 62 and FR 39:32 of the
     // upper word.
