@@ -55,7 +55,8 @@ pub(super) fn probe(qemu: &impl Bed, scratches: [Scratch; 2]) -> Result<(), Stri
             if log.contains("support requested feature") {
                 return Err(format!("the host's KVM has no nested {}", extension()));
             }
-            Err(format!("a machine with {} does not start: {verdict}; {log}", extension()))
+            let log = if log.is_empty() { String::new() } else { format!("; {log}") };
+            Err(format!("a machine with {} does not start: {verdict}{log}", extension()))
         }
     }
 }
