@@ -17,14 +17,18 @@ const PATIENCE: u64 = 4;
 
 static TERMINAL: Mutex<Option<Terminal>> = Mutex::new(None);
 
-/// Gives the terminal to the first of `vms`, and says how it goes on.
+/// Gives the terminal to the first of `vms` that runs, and says how it goes on.
 pub(crate) fn init(vms: &[Vm], background: config::Background, tsc_hz: u64) {
     let background = match background {
         config::Background::Show => Background::Show,
         config::Background::Keep => Background::Keep,
     };
     let names = || vms.iter().map(|vm| vm.config.name.as_str());
-    *TERMINAL.lock() = Some(Terminal::new(names(), background, tsc_hz / PATIENCE));
+    let mut terminal = Terminal::new(names(), background, tsc_hz / PATIENCE);
+    if let Some(first) = vms.iter().position(|vm| vm.verdict().is_none()) {
+        terminal.start_with(first);
+    }
+    *TERMINAL.lock() = Some(terminal);
     let mut ring = String::new();
     for name in names() {
         ring += name;

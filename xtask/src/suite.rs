@@ -15,6 +15,7 @@ mod leash;
 mod linux;
 mod loaders;
 pub(crate) mod mutants;
+mod several;
 
 use crate::bed::BedKind;
 use crate::step::{Context, Step};
@@ -28,6 +29,7 @@ pub(crate) fn steps(full: bool) -> Vec<Step> {
     steps.extend(exits::steps());
     steps.extend(disk::steps());
     steps.extend(linux::steps());
+    steps.extend(several::steps());
     steps.extend(kernel::steps());
     steps.extend(input::steps());
     steps.extend(leash::steps());

@@ -43,7 +43,8 @@ impl StartPages {
         let at = (*FOUND.get()?)?;
         let mut pages = Self { code: at, tables: PageTable::new(&mut Tables).ok()? };
         let page = PageSize::Size4K;
-        let (rights, caching) = (Rights::RX, Caching::WriteBack);
+        // The code writes beside itself, before protection from that is on.
+        let (rights, caching) = (Rights::RWX, Caching::WriteBack);
         pages.tables.map(&mut Tables, at.raw(), at, PAGE_SIZE, rights, caching, page).ok()?;
         let kernel = space::SPACE.lock().as_ref()?.table.root();
         let (low, own) = (pages.root(), pages.tables.root());

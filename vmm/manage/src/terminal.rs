@@ -110,6 +110,11 @@ impl Terminal {
         self.focus
     }
 
+    /// Gives a guest the terminal before anything was shown.
+    pub const fn start_with(&mut self, index: usize) {
+        self.focus = Focus::Guest(index);
+    }
+
     /// Takes a typed byte.
     pub fn key(&mut self, byte: u8, out: &mut dyn FnMut(&[u8])) -> Input {
         if byte == SWITCH_KEY {

@@ -158,7 +158,7 @@ fn damaged_table(context: &Context) -> Result<(), String> {
 }
 
 /// A MADT with these CPUs, those with wide IDs told as x2APICs, and QEMU's I/O APIC (ACPI 6.5, 5.2.12).
-fn madt(ids: &[u8], wide: &[u32]) -> Vec<u8> {
+pub(super) fn madt(ids: &[u8], wide: &[u32]) -> Vec<u8> {
     let mut body = 0xfee0_0000_u32.to_le_bytes().to_vec();
     body.extend(1_u32.to_le_bytes());
     for &id in ids {

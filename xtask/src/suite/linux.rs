@@ -13,7 +13,7 @@ use crate::initrd;
 use crate::step::{Context, Step, Trial, Typed};
 use crate::suite::{on_bed, pattern, require};
 
-const MEMORY: &str = "256M";
+pub(super) const MEMORY: &str = "256M";
 /// What a boot to the shell may take.
 const BOOT_LIMIT: Duration = Duration::from_secs(600);
 /// After this long a guest that has no timer is taken to hang for good: several times what it needs with one.
@@ -154,7 +154,7 @@ fn withheld(
 }
 
 /// 128 random bits in hexadecimal.
-fn fresh_nonce() -> Result<String, String> {
+pub(super) fn fresh_nonce() -> Result<String, String> {
     let mut bytes = [0; 16];
     File::open("/dev/urandom")
         .and_then(|mut file| file.read_exact(&mut bytes))
