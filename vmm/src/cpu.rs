@@ -149,9 +149,8 @@ impl Core {
         let host_now = host.tsc();
         let now = host_now.wrapping_add(self.tsc_offset);
         self.read_mail(vm, vcpu);
-        let is_due = self.devices_due
-            || self.activity != Activity::Running
-            || vm.devices_deadline().is_some_and(|at| at <= now);
+        // Before a halt they were looked after, and what has come since is in the mail.
+        let is_due = self.devices_due || vm.devices_deadline().is_some_and(|at| at <= now);
         if self.index == CARETAKER && is_due {
             self.devices_due = false;
             vm.look_after_devices(now, host);

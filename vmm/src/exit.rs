@@ -111,7 +111,9 @@ impl Core {
         let record = ExitRecord::of(&exit, vcpu);
         self.counters.note(record.kind);
         self.ring.note(record);
-        self.take_over_task_priority(vcpu);
+        if let Some(class) = vcpu.task_priority() {
+            self.take_over_task_priority(class);
+        }
         let mut outside = Outside { vm, memory, host };
         let outside = &mut outside;
         match exit {
@@ -147,10 +149,8 @@ impl Core {
     }
 
     /// CR8 as the guest left it, where the CPU let it change that without an exit.
-    pub(crate) fn take_over_task_priority<V: Vcpu>(&mut self, vcpu: &V) {
-        if let Some(class) = vcpu.task_priority()
-            && class != self.lapic.task_priority_class()
-        {
+    pub(crate) fn take_over_task_priority(&mut self, class: u8) {
+        if class != self.lapic.task_priority_class() {
             // A copy that the CPU keeps has four bits.
             let _ = self.lapic.set_task_priority_class((class & 15).into());
             self.settled = false;
@@ -283,7 +283,7 @@ impl Core {
         memory: &M,
         expected: Plain,
     ) -> Option<u8> {
-        let quickly = || quick::length(walk::code_word(&vcpu.code64()?, memory)?, expected);
+        let quickly = || quick::length(memory.code(vcpu.code64()?)?, expected);
         vcpu.instruction_len().or_else(quickly).or_else(|| {
             let context = vcpu.context();
             let fetched = instruction(vcpu, &context, memory);

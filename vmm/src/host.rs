@@ -1,7 +1,7 @@
 //! What a virtual machine needs from outside.
 
 use hw::Gpa;
-use vcpu::SecondStageFault;
+use vcpu::{Code64, SecondStageFault};
 
 /// Guest physical memory, bytes only, as the virtual CPU's current view shows it: what the view hides, or protects against
 /// the access, is no RAM. Interior mutability: the guest itself changes it at any time.
@@ -18,6 +18,14 @@ pub trait GuestMemory {
         let mut bytes = [0; 8];
         self.read(gpa, &mut bytes).ok()?;
         Some(u64::from_le_bytes(bytes))
+    }
+    /// Eight bytes of code, as [`crate::walk::code_word`] finds them; it may know a shorter way that leads to the same.
+    #[inline]
+    fn code(&self, code: Code64) -> Option<u64>
+    where
+        Self: Sized,
+    {
+        crate::walk::code_word(code, self)
     }
     /// Copies into guest memory.
     ///

@@ -5,7 +5,7 @@
 //! pending while this runs and end the next entry at once.
 
 use hw::{Msr, PAGE_SIZE, Width};
-use vcpu::{Access, Answer, Exit, HotExits, Partial, PortIo, SecondStageFault, Vcpu};
+use vcpu::{Answer, Exit, HotExits, Partial, PortIo, SecondStageFault, Vcpu, Whole};
 use x86_spec::apic::{lapic, x2apic_msr};
 use x86_spec::msr;
 
@@ -20,7 +20,6 @@ use crate::insn::quick::{self, Move};
 use crate::platform::pci;
 use crate::ring::ExitRecord;
 use crate::vm::Vm;
-use crate::walk;
 use crate::{Backing, GuestMemory, Host};
 
 /// x2APIC's end of interrupt.
@@ -39,56 +38,7 @@ impl Core {
         memory: &M,
         host: &mut H,
     ) -> Option<Exit> {
-        loop {
-            let exit = vcpu.run_hot(&mut Hot { core: self, vm, memory })?;
-            let Exit::SecondStage(fault) = exit else { return Some(exit) };
-            match self.device_access(&fault, vcpu, &mut Outside { vm, memory, host }) {
-                Answer::Again => {}
-                Answer::Leave => return None,
-                Answer::Pass => return Some(exit),
-            }
-        }
-    }
-
-    /// A MOV between a register and a device register, by 64-bit code.
-    fn device_access<V: Vcpu, M: GuestMemory, H: Host>(
-        &mut self,
-        fault: &SecondStageFault,
-        vcpu: &mut V,
-        outside: &mut Outside<'_, M, H>,
-    ) -> Answer {
-        if fault.during_walk || fault.access == Access::Execute {
-            return Answer::Pass;
-        }
-        let Some(code) = vcpu.code64() else { return Answer::Pass };
-        let Some(mov) = walk::code_word(&code, outside.memory)
-            .and_then(|bytes| quick::mov(bytes, |gpr| vcpu.gpr(gpr)))
-        else {
-            return Answer::Pass;
-        };
-        let Move { len, gpr, width, store, address } = mov;
-        let offset = address % PAGE_SIZE;
-        if offset != fault.gpa.page_offset()
-            || offset + width.bytes() > PAGE_SIZE
-            || !self.answers(fault, outside)
-        {
-            return Answer::Pass;
-        }
-        self.take_over_task_priority(vcpu);
-        self.counters.note(ExitKind::SecondStage);
-        self.ring.note(ExitRecord {
-            kind: ExitKind::SecondStage,
-            rip: code.rip,
-            detail: fault.gpa.raw(),
-        });
-        // Nothing that is answered is refused.
-        if store {
-            let _ = self.mmio_write(fault.gpa, width, vcpu.gpr(gpr), outside);
-        } else if let Ok(value) = self.mmio_read(fault.gpa, width, outside) {
-            vcpu.set_gpr(gpr, value);
-        }
-        let _ = self.complete(vcpu, len);
-        if store { Answer::Leave } else { Answer::Again }
+        vcpu.run_hot(&mut Hot { core: self, vm, memory, host })
     }
 
     /// Whether a device answers the access, or no one does and that is allowed.
@@ -105,13 +55,14 @@ impl Core {
 }
 
 /// Answers frequent exits between exit and entry.
-struct Hot<'a, M> {
+struct Hot<'a, M, H> {
     core: &'a mut Core,
     vm: &'a Vm,
     memory: &'a M,
+    host: &'a mut H,
 }
 
-impl<M: GuestMemory> Hot<'_, M> {
+impl<M: GuestMemory, H: Host> Hot<'_, M, H> {
     /// Whether the instruction at RIP is what the exit says: by the CPU's word, which then gives its length as well, or by
     /// the guest's memory.
     #[inline(always)]
@@ -119,7 +70,7 @@ impl<M: GuestMemory> Hot<'_, M> {
         if vcpu.knows_length() {
             return Some(None);
         }
-        let bytes = walk::code_word(&vcpu.code64()?, self.memory)?;
+        let bytes = self.memory.code(vcpu.code64()?)?;
         let len = quick::length(bytes, expected)?;
         self.core.retries.clear();
         Some(Some(len))
@@ -132,7 +83,7 @@ impl<M: GuestMemory> Hot<'_, M> {
     }
 
     /// x2APIC's end of interrupt.
-    #[inline(never)]
+    #[inline(always)]
     fn end_of_interrupt<P: Partial>(&mut self, vcpu: P) -> Answer {
         let Some(len) = self.length(&vcpu, Plain::Wrmsr) else { return Answer::Pass };
         let answer = self.core.lapic.end_edge();
@@ -141,13 +92,14 @@ impl<M: GuestMemory> Hot<'_, M> {
         }
         let rip = vcpu.rip();
         self.note(ExitKind::MsrWrite, rip, EOI.0.into());
-        let _ = vcpu.advance(rip, len);
-        self.core.settled &= answer == Answer::Again;
-        answer
+        if answer == Answer::Leave {
+            return self.leave(vcpu, rip, len);
+        }
+        vcpu.advance(rip, len)
     }
 
     /// A self-IPI: delivered at the next entry if nothing else is to be looked at for that.
-    #[inline(never)]
+    #[inline(always)]
     fn self_ipi<P: Partial>(&mut self, vector: u8, vcpu: P) -> Answer {
         if vector < 16 || !self.core.lapic.takes_self_ipi() {
             return Answer::Pass;
@@ -157,21 +109,25 @@ impl<M: GuestMemory> Hot<'_, M> {
         self.note(ExitKind::MsrWrite, rip, SELF_IPI.0.into());
         let core = &mut *self.core;
         let priority = vcpu.task_priority().unwrap_or(core.lapic.task_priority_class());
-        if core.window == Some(None)
-            && core.lapic.goes_first(vector, priority)
-            && vcpu.advance_into(rip, len, vector)
-        {
+        if core.window == Some(None) && core.lapic.is_alone(vector, priority) && vcpu.is_open() {
             core.lapic.deliver_edge(vector);
             core.counters.interrupts += 1;
-            return Answer::Again;
+            return vcpu.advance_into(rip, len, vector);
         }
         core.lapic.request_edge(vector);
-        core.settled = false;
+        self.leave(vcpu, rip, len)
+    }
+
+    /// Ends an instruction that leaves something to see to.
+    #[inline(never)]
+    fn leave<P: Partial>(&mut self, vcpu: P, rip: u64, len: Option<u8>) -> Answer {
+        let _ = vcpu.advance(rip, len);
+        self.core.settled = false;
         Answer::Leave
     }
 }
 
-impl<M: GuestMemory> HotExits for Hot<'_, M> {
+impl<M: GuestMemory, H: Host> HotExits for Hot<'_, M, H> {
     #[inline(always)]
     fn cpuid<P: Partial>(&mut self, mut vcpu: P) -> Answer {
         let leaf = vcpu.rax();
@@ -230,5 +186,44 @@ impl<M: GuestMemory> HotExits for Hot<'_, M> {
         }
         drop(devices);
         vcpu.advance(rip, None)
+    }
+
+    /// A MOV between a register and a device register, by 64-bit code.
+    #[inline(always)]
+    fn memory<P: Whole>(&mut self, fault: SecondStageFault, mut vcpu: P) -> Answer {
+        let Some(code) = vcpu.code64() else { return Answer::Pass };
+        let Some(mov) =
+            self.memory.code(code).and_then(|bytes| quick::mov(bytes, |gpr| vcpu.gpr(gpr)))
+        else {
+            return Answer::Pass;
+        };
+        let Move { len, gpr, width, store, address } = mov;
+        let (gpa, offset) = (fault.gpa, address % PAGE_SIZE);
+        let outside = &mut Outside { vm: self.vm, memory: self.memory, host: &mut *self.host };
+        let is_lapic = self.core.lapic.page() == Some(gpa.align_down(PAGE_SIZE));
+        if offset != gpa.page_offset()
+            || offset + width.bytes() > PAGE_SIZE
+            || !(is_lapic || self.core.answers(&fault, outside))
+        {
+            return Answer::Pass;
+        }
+        if let Some(class) = vcpu.task_priority() {
+            self.core.take_over_task_priority(class);
+        }
+        let (kind, rip) = (ExitKind::SecondStage, code.rip);
+        self.core.counters.note(kind);
+        self.core.ring.note(ExitRecord { kind, rip, detail: gpa.raw() });
+        self.core.retries.clear();
+        // Nothing that is answered is refused.
+        if store {
+            let _ = self.core.mmio_write(gpa, width, vcpu.gpr(gpr), outside);
+        } else if is_lapic {
+            let now = self.core.lapic_time(self.core.guest_tsc(outside.host));
+            vcpu.set_gpr(gpr, self.core.lapic.read(offset, width, now) & width.mask());
+        } else if let Ok(value) = self.core.mmio_read(gpa, width, outside) {
+            vcpu.set_gpr(gpr, value);
+        }
+        let _ = vcpu.advance(rip, Some(len));
+        if store { Answer::Leave } else { Answer::Again }
     }
 }

@@ -90,7 +90,7 @@ impl GuestRam {
 
     /// Where the direct map has a byte.
     #[cold]
-    fn host_address(&self, gpa: Gpa) -> Option<Hva> {
+    pub(super) fn host_address(&self, gpa: Gpa) -> Option<Hva> {
         self.locate(gpa).map(|(chunk, offset)| direct::address(chunk).wrapping_add(offset))
     }
 

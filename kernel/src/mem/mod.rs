@@ -10,6 +10,7 @@
 
 mod control;
 mod direct;
+mod fetch;
 mod frames;
 mod guest;
 mod heap;
@@ -18,6 +19,7 @@ mod space;
 mod tables;
 
 pub(crate) use control::Registers as ControlRegisters;
+pub(crate) use fetch::Fetch;
 pub(crate) use frames::{Pool, counts};
 pub(crate) use guest::{GuestRam, GuestRamError};
 pub(crate) use heap::heap_bytes;

@@ -201,13 +201,7 @@ impl<B: Backend> Cpu<B> {
         if let Some(deadline) = earlier(wakes, self.chores) {
             self.timer.arm(deadline);
         }
-        if self.desk.kicked.load(Ordering::SeqCst) {
-            return;
-        }
-        let since = rdtsc();
-        // Interrupts have been off since the flag was read: whatever came since ends the wait at once.
-        platform::wait_for_interrupt();
-        self.desk.idle.fetch_add(rdtsc().saturating_sub(since), Ordering::Relaxed);
+        self.desk.wait();
     }
 
     fn unload(&mut self) {
@@ -244,7 +238,16 @@ impl<B: Backend> Cpu<B> {
                 || end.is_none() && others().any(|other| other.is_ready(now));
             is_over.then_some(Left::Turn)
         };
-        let left = turn::run(self.world, desk, seat, is_new, &mut self.timer, limit, leaves);
+        let left = turn::run(
+            self.world,
+            desk,
+            seat,
+            is_new,
+            &mut self.timer,
+            limit,
+            end.is_none(),
+            leaves,
+        );
         if tests {
             self.unload();
             if let Some(seat) = self.seats.get_mut(at) {

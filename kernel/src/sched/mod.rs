@@ -20,6 +20,7 @@ use spin::Once;
 
 use crate::launch::{Life, StartError};
 use crate::mem::LoadedFile;
+use crate::platform::{self, rdtsc};
 use crate::vm::Vm;
 use crate::{irq, start};
 
@@ -95,6 +96,17 @@ pub(crate) fn order(cpu: u32) {
 }
 
 impl Desk {
+    /// Waits for an interrupt; not where a kick came since the flag was looked at.
+    fn wait(&self) {
+        if self.kicked.load(Ordering::SeqCst) {
+            return;
+        }
+        let since = rdtsc();
+        // Interrupts have been off since the flag was read: whatever came since ends the wait at once.
+        platform::wait_for_interrupt();
+        self.idle.fetch_add(rdtsc().saturating_sub(since), Ordering::Relaxed);
+    }
+
     /// Ticks spent waiting since this was last asked.
     pub(crate) fn take_idle_ticks(&self) -> u64 {
         self.idle.swap(0, Ordering::Relaxed)

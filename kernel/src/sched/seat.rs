@@ -3,12 +3,12 @@
 use alloc::sync::Arc;
 
 use hw::{Gpa, PAGE_SIZE};
-use vcpu::{Backend, EnableError, SecondStageFault, Vcpu, VcpuState};
+use vcpu::{Backend, Code64, EnableError, SecondStageFault, Vcpu, VcpuState};
 use vmm::{Backing, GuestMemory, Host, NoMemory, Outcome};
 
 use super::World;
 use crate::launch::Life;
-use crate::mem::{GuestRam, Pages};
+use crate::mem::{Fetch, GuestRam, Pages};
 use crate::platform::rdtsc;
 use crate::terminal;
 use crate::vm::{Duty, Vm};
@@ -154,12 +154,22 @@ impl<B: Backend> Seat<B> {
 
 /// A machine's memory, as a view shows it.
 pub(super) struct View<'a> {
-    pub(super) memory: &'a GuestRam,
+    fetch: Fetch<'a>,
     /// The page that it does not show.
-    pub(super) hidden: Option<Gpa>,
+    hidden: Option<Gpa>,
 }
 
-impl View<'_> {
+impl<'a> View<'a> {
+    pub(super) fn new(memory: &'a GuestRam, hidden: Option<Gpa>) -> Self {
+        Self { fetch: Fetch::new(memory), hidden }
+    }
+
+    /// Goes over to another view, which does not show that page.
+    pub(super) fn hide(&mut self, page: Option<Gpa>) {
+        self.hidden = page;
+        self.fetch.forget();
+    }
+
     fn check(&self, gpa: Gpa, bytes: usize) -> Result<(), NoMemory> {
         match self.hidden {
             Some(page)
@@ -176,18 +186,23 @@ impl View<'_> {
 impl GuestMemory for View<'_> {
     fn read(&self, gpa: Gpa, into: &mut [u8]) -> Result<(), NoMemory> {
         self.check(gpa, into.len())?;
-        self.memory.read(gpa, into)
+        self.fetch.ram().read(gpa, into)
     }
 
     #[inline]
     fn read_u64(&self, gpa: Gpa) -> Option<u64> {
         self.check(gpa, 8).ok()?;
-        self.memory.read_u64(gpa)
+        self.fetch.ram().read_u64(gpa)
+    }
+
+    #[inline(always)]
+    fn code(&self, code: Code64) -> Option<u64> {
+        self.fetch.word(code, self)
     }
 
     fn write(&self, gpa: Gpa, from: &[u8]) -> Result<(), NoMemory> {
         self.check(gpa, from.len())?;
-        self.memory.write(gpa, from)
+        self.fetch.ram().write(gpa, from)
     }
 }
 

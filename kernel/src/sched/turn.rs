@@ -13,7 +13,7 @@ use crate::irq::Timer;
 use crate::{platform, report};
 
 /// Runs the virtual CPU of `seat` until it waits, its machine ends, `limit` has come and `leaves` says so, or `leaves`
-/// says so after an interrupt or a kick. `is_new` where the CPU does not hold its state yet.
+/// says so after an interrupt or a kick; where it `is_alone`, no one else has a use for the CPU while it waits. `is_new` where the CPU does not hold its state yet.
 pub(super) fn run<B: Backend>(
     world: &'static World,
     desk: &Desk,
@@ -21,6 +21,7 @@ pub(super) fn run<B: Backend>(
     is_new: bool,
     timer: &mut Timer,
     limit: Option<u64>,
+    is_alone: bool,
     leaves: impl Fn() -> Option<Left>,
 ) -> Left {
     let (Some(vcpu), Some(life)) = (&mut seat.vcpu, seat.life.as_deref()) else {
@@ -34,8 +35,8 @@ pub(super) fn run<B: Backend>(
     let core = &mut *core.lock();
     let vm = &life.vm;
     let hidden = |view| if view == 0 { None } else { life.hidden };
-    let mut memory = View { memory: &life.memory, hidden: hidden(seat.view) };
-    let mut host = Around { world, vm: seat.vm, hidden: memory.hidden };
+    let mut memory = View::new(&life.memory, hidden(seat.view));
+    let mut host = Around { world, vm: seat.vm, hidden: hidden(seat.view) };
     seat.wait = Wait::Ready;
     desk.set_current(Some((seat.vm.index, seat.index)));
     let left = loop {
@@ -52,8 +53,19 @@ pub(super) fn run<B: Backend>(
                 }
             }
             Ready::Wait { deadline } => {
-                seat.wait = Wait::Until(deadline);
-                break Left::Turn;
+                if !is_alone {
+                    seat.wait = Wait::Until(deadline);
+                    break Left::Turn;
+                }
+                if let Some(at) = earlier(deadline, limit) {
+                    timer.arm(at);
+                }
+                desk.wait();
+                if let Some(left) = leaves() {
+                    seat.wait = Wait::Until(deadline);
+                    break left;
+                }
+                continue;
             }
         }
         // What is frequent and plain is answered in there; `None` where that leaves something to prepare.
@@ -67,8 +79,8 @@ pub(super) fn run<B: Backend>(
             Outcome::SelectView(view) => {
                 if let Some(&root) = life.views.get(usize::from(view)) {
                     seat.view = view.into();
-                    memory.hidden = hidden(seat.view);
-                    host.hidden = memory.hidden;
+                    memory.hide(hidden(seat.view));
+                    host.hidden = hidden(seat.view);
                     vcpu.set_second_stage(root);
                 }
             }

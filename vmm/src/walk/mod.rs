@@ -174,30 +174,47 @@ pub fn fetch<M: GuestMemory>(
     Ok(fetched)
 }
 
-/// Eight bytes of 64-bit code at RIP, by the shortest way. The CPU itself has just fetched them: rights are not looked at
-/// again, and accessed flags are set. `None` where another page begins among them, or for whatever else [`fetch`] knows of.
-#[inline(always)]
-pub(crate) fn code_word<M: GuestMemory>(code: &Code64, memory: &M) -> Option<u64> {
-    let Code64 { rip, cr3 } = *code;
-    if rip % PAGE_SIZE > PAGE_SIZE - 8 {
+/// Eight bytes of 64-bit code at RIP, by a short way. The CPU itself has just fetched them: rights are not looked at again,
+/// and accessed flags are set. `None` where another page begins among them, or for whatever else [`fetch`] knows of.
+pub fn code_word<M: GuestMemory>(code: Code64, memory: &M) -> Option<u64> {
+    let offset = code.rip % PAGE_SIZE;
+    if offset > PAGE_SIZE - 8 {
         return None;
     }
-    let mut entry = cr3;
-    let mut shift = 39;
-    loop {
-        let table = entry & bit::ADDRESS;
-        entry = memory.read_u64(Gpa::new(table | (rip >> shift & 0x1ff) << 3))?;
-        if entry & bit::PRESENT == 0 {
-            return None;
+    memory.read_u64(code_path(code, memory)?.page.wrapping_add(offset))
+}
+
+/// The way of a walk to 64-bit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CodePath {
+    /// The entries by which it went, and where they are, from the root down; the last one as often as it takes to have
+    /// four.
+    pub entries: [(Gpa, u64); 4],
+    /// The 4 KiB of memory that RIP is in.
+    pub page: Gpa,
+}
+
+/// The way to the code at RIP, likewise.
+pub fn code_path<M: GuestMemory>(code: Code64, memory: &M) -> Option<CodePath> {
+    let Code64 { rip, cr3 } = code;
+    let mut entries = [(Gpa::ZERO, cr3); 4];
+    let mut last = cr3;
+    let mut large = None;
+    for (shift, slot) in [39, 30, 21, 12].into_iter().zip(&mut entries) {
+        if large.is_none() {
+            let at = Gpa::new(last & bit::ADDRESS | rip >> (shift - 3) & 0xff8);
+            last = memory.read_u64(at).filter(|entry| entry & bit::PRESENT != 0)?;
+            *slot = (at, last);
+            if last & bit::LARGE != 0 && matches!(shift, 30 | 21) {
+                large = Some((*slot, (1u64 << shift) - 1));
+            }
+        } else if let Some((entry, _)) = large {
+            *slot = entry;
         }
-        if shift == 12 || entry & bit::LARGE != 0 {
-            break;
-        }
-        shift -= 9;
     }
-    let offset_bits = (1 << shift) - 1;
-    // A large page at the top level does not exist; its entry then names memory that is the guest's own as well.
-    memory.read_u64(Gpa::new(entry & bit::ADDRESS & !offset_bits | rip & offset_bits))
+    let within = large.map_or(PAGE_SIZE - 1, |(_, within)| within);
+    let page = last & bit::ADDRESS & !within | rip & within & !(PAGE_SIZE - 1);
+    Some(CodePath { entries, page: Gpa::new(page) })
 }
 
 /// Reads `into.len()` bytes, at most a page, from linear memory.

@@ -283,3 +283,30 @@ proptest! {
         let _ = write(&context, &memory, address, &bytes);
     }
 }
+
+#[test]
+fn code_is_found_where_the_whole_walk_finds_it() {
+    const RIP: u64 = 0x7123_4000_5008;
+    for (leaf_level, page) in [(1, 0x8000), (2, 0), (3, 0)] {
+        let memory = Memory::new(RAM);
+        let entries = map(&memory, 4, leaf_level, RIP, page, 0x27);
+        let context = CpuContext { rip: RIP, ..long(4) };
+        let gpa = translate(&context, &memory, RIP, Access::Execute).unwrap();
+        memory.put_u64(gpa.raw(), 0x1234);
+        let code = Code64 { rip: RIP, cr3: ROOT | 0x18 };
+        assert_eq!(code_word(code, &memory), Some(0x1234), "level {leaf_level}");
+        let path = code_path(code, &memory).unwrap();
+        assert_eq!(path.page, gpa.align_down(PAGE_SIZE));
+        let expected = (0..4).map(|at| *entries.get(at).unwrap_or(entries.last().unwrap()));
+        let expected = expected.map(|at| (Gpa::new(at), memory.get_u64(at)));
+        assert!(path.entries.into_iter().eq(expected), "level {leaf_level}");
+        for at in entries {
+            let entry = memory.get_u64(at);
+            memory.put_u64(at, entry & !1);
+            assert_eq!(code_word(code, &memory), None, "absent at {at:#x}");
+            memory.put_u64(at, entry);
+        }
+        let end = Code64 { rip: RIP + 0xff1, ..code };
+        assert_eq!(code_word(end, &memory), None, "the next page begins among the bytes");
+    }
+}

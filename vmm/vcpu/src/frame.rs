@@ -176,6 +176,33 @@ where
     )
 }
 
+/// A [`Handler`] that finds and leaves all of the guest's registers in the frame.
+#[unsafe(naked)]
+pub(crate) extern "sysv64" fn with_all<C, F>(context: &mut C, frame: Pointer) -> Next
+where
+    F: Handle<C>,
+{
+    naked_asm!(
+        "mov [rsi + 8 * 3], rbx",
+        "mov [rsi + 8 * 5], rbp",
+        "mov [rsi + 8 * 12], r12",
+        "mov [rsi + 8 * 13], r13",
+        "mov [rsi + 8 * 14], r14",
+        "mov [rsi + 8 * 15], r15",
+        "push rsi",
+        "call {handle}",
+        "pop rsi",
+        "mov rbx, [rsi + 8 * 3]",
+        "mov rbp, [rsi + 8 * 5]",
+        "mov r12, [rsi + 8 * 12]",
+        "mov r13, [rsi + 8 * 13]",
+        "mov r14, [rsi + 8 * 14]",
+        "mov r15, [rsi + 8 * 15]",
+        "ret",
+        handle = sym call::<C, F>,
+    )
+}
+
 /// A [`Handler`] as a type.
 pub(crate) trait Handle<C> {
     fn handle(context: &mut C, frame: Pointer) -> Next;

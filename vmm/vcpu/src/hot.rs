@@ -7,7 +7,7 @@
 
 use hw::Msr;
 
-use crate::{Code64, Gpr, PortIo, Vcpu};
+use crate::{Code64, Gpr, PortIo, SecondStageFault, Vcpu};
 
 /// Who answers frequent exits. Each method changes nothing where it answers [`Answer::Pass`].
 pub trait HotExits {
@@ -19,6 +19,8 @@ pub trait HotExits {
     fn msr_write<P: Partial>(&mut self, msr: Msr, vcpu: P) -> Answer;
     /// IN or OUT; never a string instruction.
     fn port_io<P: Partial>(&mut self, access: PortIo, vcpu: P) -> Answer;
+    /// A load or store that the second stage does not allow.
+    fn memory<P: Whole>(&mut self, fault: SecondStageFault, vcpu: P) -> Answer;
 }
 
 /// What became of an exit that was offered.
@@ -55,31 +57,53 @@ pub trait Partial: Sized {
     /// See [`Vcpu::advance`](crate::Vcpu::advance): past the instruction at `rip`, by the length that the CPU gave or by
     /// `len` where it did not. Answers [`Answer::Again`].
     fn advance(self, rip: u64, len: Option<u8>) -> Answer;
-    /// Likewise; then delivers an interrupt at the next entry if nothing holds it off, and says whether.
-    fn advance_into(self, rip: u64, len: Option<u8>, vector: u8) -> bool;
+    /// Whether an interrupt could be delivered after the instruction, whose shadow of STI or MOV SS ends with it.
+    fn is_open(&self) -> bool;
+    /// Advances likewise, and delivers an interrupt at the next entry; only where [`Partial::is_open`] holds.
+    fn advance_into(self, rip: u64, len: Option<u8>, vector: u8) -> Answer;
+}
+
+/// Likewise, with every register.
+pub trait Whole: Partial {
+    /// A general-purpose register, RSP included.
+    fn gpr(&self, register: Gpr) -> u64;
+    /// Sets one.
+    fn set_gpr(&mut self, register: Gpr, value: u64);
+}
+
+impl<V: Vcpu> Whole for &mut V {
+    #[inline]
+    fn gpr(&self, register: Gpr) -> u64 {
+        (**self).gpr(register)
+    }
+
+    #[inline]
+    fn set_gpr(&mut self, register: Gpr, value: u64) {
+        (**self).set_gpr(register, value);
+    }
 }
 
 /// A virtual CPU whose registers are all at hand.
 impl<V: Vcpu> Partial for &mut V {
     #[inline]
     fn rax(&self) -> u64 {
-        self.gpr(Gpr::Rax)
+        Vcpu::gpr(*self, Gpr::Rax)
     }
 
     #[inline]
     fn rdx(&self) -> u64 {
-        self.gpr(Gpr::Rdx)
+        Vcpu::gpr(*self, Gpr::Rdx)
     }
 
     #[inline]
     fn set_rax(&mut self, value: u64) {
-        self.set_gpr(Gpr::Rax, value);
+        Vcpu::set_gpr(*self, Gpr::Rax, value);
     }
 
     #[inline]
     fn set_abcd(&mut self, values: [u32; 4]) {
         for (register, value) in [Gpr::Rax, Gpr::Rbx, Gpr::Rcx, Gpr::Rdx].into_iter().zip(values) {
-            self.set_gpr(register, value.into());
+            Vcpu::set_gpr(*self, register, value.into());
         }
     }
 
@@ -116,12 +140,14 @@ impl<V: Vcpu> Partial for &mut V {
     }
 
     #[inline]
-    fn advance_into(self, rip: u64, len: Option<u8>, vector: u8) -> bool {
-        let _ = Partial::advance(&mut *self, rip, len);
-        let open = self.can_take_interrupt();
-        if open {
-            self.inject(crate::Event::Interrupt(vector));
-        }
-        open
+    fn is_open(&self) -> bool {
+        self.can_take_interrupt()
+    }
+
+    #[inline]
+    fn advance_into(self, rip: u64, len: Option<u8>, vector: u8) -> Answer {
+        let answer = Partial::advance(&mut *self, rip, len);
+        self.inject(crate::Event::Interrupt(vector));
+        answer
     }
 }

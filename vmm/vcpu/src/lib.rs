@@ -24,7 +24,7 @@ pub mod svm;
 pub mod vmx;
 
 pub use exit::{Access, EntryFailure, Event, Exit, PortIo, SecondStageFault};
-pub use hot::{Answer, HotExits, Partial};
+pub use hot::{Answer, HotExits, Partial, Whole};
 pub use registers::{Code64, CpuContext, Gpr, Registers};
 pub use state::{Events, STATE_MSRS, StateError, VcpuState};
 
@@ -89,6 +89,11 @@ pub trait Vcpu {
                 Exit::Hypercall => hot.hypercall(&mut *self),
                 Exit::MsrWrite { msr, .. } => hot.msr_write(msr, &mut *self),
                 Exit::PortIo(access) if !access.string => hot.port_io(access, &mut *self),
+                Exit::SecondStage(fault)
+                    if !fault.during_walk && fault.access != Access::Execute =>
+                {
+                    hot.memory(fault, &mut *self)
+                }
                 _ => Answer::Pass,
             };
             match answer {

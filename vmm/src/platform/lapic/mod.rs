@@ -357,11 +357,11 @@ impl LocalApic {
         self.mode() == Mode::X2apic && self.svr.contains(Svr::APIC_ENABLED)
     }
 
-    /// Whether an interrupt of this vector would be delivered before any other event of this APIC.
+    /// Whether an interrupt of this vector would be delivered at once: no other is in service or requested, and the task
+    /// priority is lower.
     #[inline(always)]
-    pub(crate) fn goes_first(&self, vector: u8, task_priority: u8) -> bool {
-        let in_service = self.isr.highest().unwrap_or(0) >> 4;
-        self.irr.is_empty() && !self.nmi && vector >> 4 > in_service.max(task_priority)
+    pub(crate) fn is_alone(&self, vector: u8, task_priority: u8) -> bool {
+        self.isr.is_empty() && self.irr.is_empty() && !self.nmi && vector >> 4 > task_priority
     }
 
     /// An edge-triggered interrupt is requested.

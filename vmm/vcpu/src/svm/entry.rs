@@ -24,7 +24,7 @@
 use core::arch::asm;
 use core::mem::offset_of;
 
-use x86_spec::svm::{ControlArea, Vmcb};
+use x86_spec::svm::{ControlArea, Vmcb, exit_code};
 
 use super::insn::Owned;
 use crate::Answer;
@@ -34,6 +34,10 @@ use crate::frame::{Frame, Handlers, Next, Pointer};
 const GUEST: usize = 0;
 const HOST: usize = 1;
 const GUEST_HVA: usize = 2;
+
+/// The place among the handlers of nested page faults, whose code is too large for it: a code that does not exist. To be
+/// told from it by the handler.
+pub(super) const NESTED_FAULT: usize = 0xff;
 
 /// Lets a frame know its VMCBs.
 pub(super) fn set_vmcbs(frame: &mut Frame, guest: &Owned<Vmcb>, host: &Owned<Vmcb>) {
@@ -101,12 +105,18 @@ pub(super) fn run<C>(frame: Pointer, context: &mut C, handlers: &Handlers<C>) ->
             "mov rsi, rsp",
             "mov rsp, [rsp + {stack}]",
             "mov ecx, [rcx + {exit_code}]",
-            "mov eax, 2",
             "cmp ecx, 0xff",
-            "ja 3f",
+            "ja 5f",
+            "4:",
             "call [rsi + {handlers} + 8 * rcx]",
             "cmp rax, 2",
             "ja 2b",
+            "jmp 3f",
+            "5:",
+            "cmp ecx, {npf}",
+            "mov ecx, {nested_fault}",
+            "je 4b",
+            "mov eax, 2",
             "3:",
             "pop rcx",
             "pop rcx",
@@ -132,6 +142,8 @@ pub(super) fn run<C>(frame: Pointer, context: &mut C, handlers: &Handlers<C>) ->
             host = const offset_of!(Frame, own) + 8 * HOST,
             guest_hva = const offset_of!(Frame, own) + 8 * GUEST_HVA,
             exit_code = const offset_of!(Vmcb, control) + offset_of!(ControlArea, exit_code),
+            npf = const exit_code::NPF,
+            nested_fault = const NESTED_FAULT,
             inout("rax") frame => _,
             out("rcx") _,
             out("rdx") ended,

@@ -68,7 +68,7 @@ pub(super) fn decode(fields: &ExitFields) -> Exit {
         exit_code::HLT => Exit::Halt,
         exit_code::MSR => msr(fields),
         exit_code::IOIO => port_io(fields),
-        exit_code::NPF => Exit::SecondStage(second_stage(fields)),
+        exit_code::NPF => Exit::SecondStage(second_stage(fields.info1, fields.info2)),
         exit_code::INTR => Exit::ExternalInterrupt,
         exit_code::NMI => Exit::Nmi,
         exit_code::INIT => Exit::InitSignal,
@@ -123,18 +123,16 @@ pub(super) fn port_access(info: u64) -> Option<PortIo> {
     })
 }
 
-fn second_stage(fields: &ExitFields) -> SecondStageFault {
-    let access = match fields.info1 {
+/// A nested page fault, by EXITINFO1 and EXITINFO2.
+#[inline]
+pub(super) fn second_stage(info1: u64, info2: u64) -> SecondStageFault {
+    let access = match info1 {
         info if info & npf::FETCH != 0 => Access::Execute,
         info if info & npf::WRITE != 0 => Access::Write,
         _ => Access::Read,
     };
-    SecondStageFault {
-        gpa: Gpa::new(fields.info2),
-        gla: None,
-        access,
-        during_walk: fields.info1 & npf::GUEST_WALK != 0,
-    }
+    let during_walk = info1 & npf::GUEST_WALK != 0;
+    SecondStageFault { gpa: Gpa::new(info2), gla: None, access, during_walk }
 }
 
 /// The length of the instruction at `rip` that caused an exit, where the CPU tells where the next one begins: for port

@@ -3,13 +3,13 @@
 use hw::Msr;
 use x86_spec::cpu::Rflags;
 use x86_spec::svm::{
-    ControlArea, EventWord, INTERRUPT_SHADOW, MSR_WRITE, SvmFeatures, Vmcb, exit_code,
+    ControlArea, EventWord, INTERRUPT_SHADOW, MSR_WRITE, SvmFeatures, Vmcb, exit_code, npf,
 };
 
 use super::vcpu::V_TPR;
 use super::{SvmVcpu, entry, exit, state};
 use crate::frame::{self, Handlers, Next, Pointer};
-use crate::{Answer, Code64, Exit, Gpr, HotExits, Partial};
+use crate::{Answer, Code64, Exit, Gpr, HotExits, Partial, Whole};
 
 /// Enters the guest and comes back with the next exit.
 pub(super) fn run(vcpu: &mut SvmVcpu) -> Exit {
@@ -41,6 +41,7 @@ impl<H: HotExits> Run<'_, H> {
         handlers[exit_code::CPUID as usize] = frame::with_rbx::<Self, Cpuid>;
         handlers[exit_code::VMMCALL as usize] = Self::hypercall;
         handlers[exit_code::MSR as usize] = Self::msr;
+        handlers[entry::NESTED_FAULT] = frame::with_all::<Self, Memory>;
         handlers[exit_code::IOIO as usize] = Self::port_io;
         handlers
     };
@@ -50,7 +51,7 @@ impl<H: HotExits> Run<'_, H> {
     }
 
     extern "sysv64" fn hypercall(&mut self, frame: Pointer) -> Next {
-        Next::of(self.hot.hypercall(Held::new(&mut self.vcpu, frame)), frame)
+        Next::of(self.hot.hypercall(Held::<false>::new(&mut self.vcpu, frame)), frame)
     }
 
     extern "sysv64" fn msr(&mut self, frame: Pointer) -> Next {
@@ -58,14 +59,14 @@ impl<H: HotExits> Run<'_, H> {
             return Next::PASS;
         }
         let msr = Msr(frame.gpr(Gpr::Rcx) as u32);
-        Next::of(self.hot.msr_write(msr, Held::new(&mut self.vcpu, frame)), frame)
+        Next::of(self.hot.msr_write(msr, Held::<false>::new(&mut self.vcpu, frame)), frame)
     }
 
     extern "sysv64" fn port_io(&mut self, frame: Pointer) -> Next {
         let ControlArea { exit_info1, exit_info2, .. } = self.vcpu.vmcb.control;
         match exit::port_access(exit_info1) {
             Some(access) if !access.string => {
-                let held = Held { vcpu: &mut self.vcpu, frame, next_rip: exit_info2 };
+                let held = Held::<false> { vcpu: &mut self.vcpu, frame, next_rip: exit_info2 };
                 Next::of(self.hot.port_io(access, held), frame)
             }
             _ => Next::PASS,
@@ -74,23 +75,42 @@ impl<H: HotExits> Run<'_, H> {
 }
 
 struct Cpuid;
+struct Memory;
+
+impl<H: HotExits> frame::Handle<Run<'_, H>> for Memory {
+    #[inline(always)]
+    fn handle(run: &mut Run<'_, H>, frame: Pointer) -> Next {
+        let ControlArea { exit_code, exit_info1, exit_info2, exit_int_info, .. } =
+            run.vcpu.vmcb.control;
+        let is_plain = exit_code == exit_code::NPF
+            && exit_info1 & (npf::FETCH | npf::GUEST_WALK) == 0
+            && !EventWord(exit_int_info).is_valid();
+        if !is_plain {
+            return Next::PASS;
+        }
+        let fault = exit::second_stage(exit_info1, exit_info2);
+        // The CPU gives no length for a fault, and what it has in that field is of another exit.
+        let held = Held::<true> { vcpu: &mut run.vcpu, frame, next_rip: 0 };
+        Next::of(run.hot.memory(fault, held), frame)
+    }
+}
 
 impl<H: HotExits> frame::Handle<Run<'_, H>> for Cpuid {
     #[inline(always)]
     fn handle(run: &mut Run<'_, H>, frame: Pointer) -> Next {
-        Next::of(run.hot.cpuid(Held::new(&mut run.vcpu, frame)), frame)
+        Next::of(run.hot.cpuid(Held::<false>::new(&mut run.vcpu, frame)), frame)
     }
 }
 
 /// A virtual CPU of whose general-purpose registers the CPU still holds some.
-struct Held<'a, 'b> {
+struct Held<'a, 'b, const ALL: bool> {
     vcpu: &'a mut &'b mut SvmVcpu,
     frame: Pointer,
     /// Where the CPU says the next instruction is, or 0.
     next_rip: u64,
 }
 
-impl<'a, 'b> Held<'a, 'b> {
+impl<'a, 'b, const ALL: bool> Held<'a, 'b, ALL> {
     #[inline(always)]
     fn new(vcpu: &'a mut &'b mut SvmVcpu, frame: Pointer) -> Self {
         let offered = vcpu.features.svm.contains(SvmFeatures::NRIPS);
@@ -104,7 +124,7 @@ impl<'a, 'b> Held<'a, 'b> {
     }
 }
 
-impl Partial for Held<'_, '_> {
+impl<const ALL: bool> Partial for Held<'_, '_, ALL> {
     #[inline(always)]
     fn rax(&self) -> u64 {
         self.vmcb().save.rax
@@ -156,9 +176,26 @@ impl Partial for Held<'_, '_> {
 
     #[inline(always)]
     fn advance(self, rip: u64, len: Option<u8>) -> Answer {
+        self.advance_with(rip, len, EventWord::NONE)
+    }
+
+    #[inline(always)]
+    fn is_open(&self) -> bool {
+        self.vcpu.waiting.is_empty() && self.vmcb().save.rflags & Rflags::IF.bits() != 0
+    }
+
+    #[inline(always)]
+    fn advance_into(self, rip: u64, len: Option<u8>, vector: u8) -> Answer {
+        self.advance_with(rip, len, EventWord::new(EventWord::INTERRUPT, vector, None))
+    }
+}
+
+impl<const ALL: bool> Held<'_, '_, ALL> {
+    #[inline(always)]
+    fn advance_with(self, rip: u64, len: Option<u8>, event: EventWord) -> Answer {
         let Vmcb { control, save } = &mut *self.vcpu.vmcb;
         // What was in it has been delivered.
-        control.event_injection = EventWord::NONE.0;
+        control.event_injection = event.0;
         control.interrupt_shadow &= !INTERRUPT_SHADOW;
         save.rip = match len {
             // Only 64-bit code has its length found.
@@ -170,17 +207,25 @@ impl Partial for Held<'_, '_> {
         }
         Answer::Again
     }
+}
+
+impl Whole for Held<'_, '_, true> {
+    #[inline(always)]
+    fn gpr(&self, register: Gpr) -> u64 {
+        match register {
+            Gpr::Rax => self.vmcb().save.rax,
+            Gpr::Rsp => self.vmcb().save.rsp,
+            other => self.frame.gpr(other),
+        }
+    }
 
     #[inline(always)]
-    fn advance_into(self, rip: u64, len: Option<u8>, vector: u8) -> bool {
-        let Self { vcpu, frame, next_rip } = self;
-        let _ = Held { vcpu, frame, next_rip }.advance(rip, len);
-        let open = vcpu.can_take_at_once();
-        if open {
-            let event = EventWord::new(EventWord::INTERRUPT, vector, None);
-            vcpu.vmcb.control.event_injection = event.0;
+    fn set_gpr(&mut self, register: Gpr, value: u64) {
+        match register {
+            Gpr::Rax => self.vcpu.vmcb.save.rax = value,
+            Gpr::Rsp => self.vcpu.vmcb.save.rsp = value,
+            other => self.frame.gprs()[other as usize] = value,
         }
-        open
     }
 }
 

@@ -197,14 +197,6 @@ impl SvmVcpu {
         }
     }
 
-    /// Whether an interrupt could be delivered at the next entry, if EVENTINJ is free.
-    #[inline]
-    pub(super) fn can_take_at_once(&self) -> bool {
-        self.is_interruptible()
-            && self.waiting.is_empty()
-            && !EventWord(self.vmcb.control.event_injection).is_valid()
-    }
-
     #[cold]
     fn refusal(&self) -> EntryFailure {
         match checks::broken_rule(&self.vmcb, self.features.physical_bits) {

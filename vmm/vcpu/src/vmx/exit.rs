@@ -199,6 +199,23 @@ fn second_stage(fields: &impl Fields) -> SecondStageFault {
     }
 }
 
+/// The access that exited, where it is a plain load or store: no fetch, no walk, and nothing cut short by it.
+#[inline(always)]
+pub(super) fn plain_access(fields: &impl Fields) -> Option<SecondStageFault> {
+    let qualification = EptQualification(fields.read(info::EXIT_QUALIFICATION));
+    let is_plain = qualification.is_final_access()
+        && qualification.has_linear_address()
+        && !qualification.is_fetch()
+        && !qualification.nmi_unblocked_by_iret();
+    if !is_plain || InterruptionInfo(fields.read(info::IDT_VECTORING_INFO)).is_valid() {
+        return None;
+    }
+    let access = if qualification.is_write() { Access::Write } else { Access::Read };
+    // Who needs the linear address can have it from the exit.
+    let gpa = Gpa::new(fields.read(info::GUEST_PHYSICAL_ADDRESS));
+    Some(SecondStageFault { gpa, gla: None, access, during_walk: false })
+}
+
 fn cr_access(fields: &impl Fields, gpr: impl Fn(Gpr) -> u64) -> Decoded {
     let raw = fields.read(info::EXIT_QUALIFICATION);
     let qualification = CrQualification(raw);

@@ -1,10 +1,10 @@
 //! The run itself: what happens between an exit and the next entry.
 
 use hw::Msr;
-use x86_spec::cpu::Rflags;
+use x86_spec::cpu::{Cr4, Efer, Rflags};
 use x86_spec::vmx::control::Interruptibility;
 use x86_spec::vmx::exit::{IoQualification, reason};
-use x86_spec::vmx::field::{control, guest, info};
+use x86_spec::vmx::field::{SegmentRegister, control, guest, info};
 
 use super::VmxVcpu;
 use crate::frame::{self, Handlers, Next, Pointer};
@@ -14,7 +14,7 @@ use crate::vmx::exit::{self, Decoded};
 use crate::vmx::fields::{Fields, FieldsMut};
 use crate::vmx::insn::Current;
 use crate::vmx::setup;
-use crate::{Answer, Code64, Exit, Gpr, HotExits, Partial};
+use crate::{Answer, Code64, Exit, Gpr, HotExits, Partial, Whole};
 
 /// Enters the guest and comes back with the next exit.
 pub(super) fn run(vcpu: &mut VmxVcpu) -> Exit {
@@ -57,6 +57,7 @@ impl<H: HotExits> Run<'_, H> {
         let mut handlers: Handlers<Self> = [Self::pass; 256];
         handlers[reason::CPUID as usize] = frame::with_rbx::<Self, Cpuid>;
         handlers[reason::VMCALL as usize] = Self::hypercall;
+        handlers[reason::EPT_VIOLATION as usize] = frame::with_all::<Self, Memory>;
         handlers[reason::WRMSR as usize] = Self::msr_write;
         handlers[reason::IO_INSTRUCTION as usize] = Self::port_io;
         handlers
@@ -67,12 +68,12 @@ impl<H: HotExits> Run<'_, H> {
     }
 
     extern "sysv64" fn hypercall(&mut self, frame: Pointer) -> Next {
-        Next::of(self.hot.hypercall(Held { vcpu: &mut self.vcpu, frame }), frame)
+        Next::of(self.hot.hypercall(Held::<false> { vcpu: &mut self.vcpu, frame }), frame)
     }
 
     extern "sysv64" fn msr_write(&mut self, frame: Pointer) -> Next {
         let msr = Msr(frame.gpr(Gpr::Rcx) as u32);
-        Next::of(self.hot.msr_write(msr, Held { vcpu: &mut self.vcpu, frame }), frame)
+        Next::of(self.hot.msr_write(msr, Held::<false> { vcpu: &mut self.vcpu, frame }), frame)
     }
 
     extern "sysv64" fn port_io(&mut self, frame: Pointer) -> Next {
@@ -80,27 +81,40 @@ impl<H: HotExits> Run<'_, H> {
         if access.string {
             return Next::PASS;
         }
-        Next::of(self.hot.port_io(access, Held { vcpu: &mut self.vcpu, frame }), frame)
+        Next::of(self.hot.port_io(access, Held::<false> { vcpu: &mut self.vcpu, frame }), frame)
     }
 }
 
 struct Cpuid;
+struct Memory;
+
+impl<H: HotExits> frame::Handle<Run<'_, H>> for Memory {
+    #[inline(always)]
+    fn handle(run: &mut Run<'_, H>, frame: Pointer) -> Next {
+        match exit::plain_access(&Current) {
+            Some(fault) => {
+                Next::of(run.hot.memory(fault, Held::<true> { vcpu: &mut run.vcpu, frame }), frame)
+            }
+            None => Next::PASS,
+        }
+    }
+}
 
 impl<H: HotExits> frame::Handle<Run<'_, H>> for Cpuid {
     #[inline(always)]
     fn handle(run: &mut Run<'_, H>, frame: Pointer) -> Next {
-        Next::of(run.hot.cpuid(Held { vcpu: &mut run.vcpu, frame }), frame)
+        Next::of(run.hot.cpuid(Held::<false> { vcpu: &mut run.vcpu, frame }), frame)
     }
 }
 
 /// A virtual CPU of whose general-purpose registers the CPU still holds some.
-struct Held<'a, 'b> {
+struct Held<'a, 'b, const ALL: bool> {
     /// Not the virtual CPU itself: most exits never look.
     vcpu: &'a mut &'b mut VmxVcpu,
     frame: Pointer,
 }
 
-impl Partial for Held<'_, '_> {
+impl<const ALL: bool> Partial for Held<'_, '_, ALL> {
     #[inline(always)]
     fn rax(&self) -> u64 {
         self.frame.gpr(Gpr::Rax)
@@ -132,14 +146,19 @@ impl Partial for Held<'_, '_> {
 
     #[inline(always)]
     fn knows_length(&self) -> bool {
-        // Every reason that is offered has it.
-        true
+        // Every reason that is offered has it, but for faults.
+        !ALL
     }
 
     #[inline(always)]
     fn code64(&self) -> Option<Code64> {
-        // No one fetches what has a length.
-        None
+        const LONG: u32 = 1 << 13;
+        // The others have no need of it.
+        let is_long = ALL
+            && Current.read(guest::EFER) & Efer::LMA.bits() != 0
+            && Current.read(SegmentRegister::Cs.access()) & LONG != 0
+            && Current.read(guest::CR4) & Cr4::LA57.bits() == 0;
+        is_long.then(|| Code64 { rip: self.rip(), cr3: Current.read(guest::CR3) })
     }
 
     #[inline(always)]
@@ -153,8 +172,11 @@ impl Partial for Held<'_, '_> {
     }
 
     #[inline(always)]
-    fn advance(self, rip: u64, _: Option<u8>) -> Answer {
-        let len = Current.raw(info::EXIT_INSTRUCTION_LENGTH.encoding());
+    fn advance(self, rip: u64, len: Option<u8>) -> Answer {
+        let len = match len {
+            Some(found) => found.into(),
+            None => Current.raw(info::EXIT_INSTRUCTION_LENGTH.encoding()),
+        };
         let to = rip.wrapping_add(len);
         Current.write(guest::RIP, to);
         let shadow = Interruptibility::STI | Interruptibility::MOV_SS;
@@ -166,15 +188,33 @@ impl Partial for Held<'_, '_> {
     }
 
     #[inline(always)]
-    fn advance_into(self, rip: u64, len: Option<u8>, vector: u8) -> bool {
-        let vcpu = self.vcpu;
-        let _ = Held { vcpu, frame: self.frame }.advance(rip, len);
-        let open = vcpu.queue.is_empty() && Current.read(guest::RFLAGS) & Rflags::IF.bits() != 0;
-        if open {
-            let event = Injection::interrupt(vector).info(true);
-            Current.write(control::ENTRY_INTERRUPTION_INFO, event.0);
+    fn is_open(&self) -> bool {
+        self.vcpu.queue.is_empty() && Current.read(guest::RFLAGS) & Rflags::IF.bits() != 0
+    }
+
+    #[inline(always)]
+    fn advance_into(self, rip: u64, len: Option<u8>, vector: u8) -> Answer {
+        let event = Injection::interrupt(vector).info(true);
+        Current.write(control::ENTRY_INTERRUPTION_INFO, event.0);
+        self.advance(rip, len)
+    }
+}
+
+impl Whole for Held<'_, '_, true> {
+    #[inline(always)]
+    fn gpr(&self, register: Gpr) -> u64 {
+        match register {
+            Gpr::Rsp => Current.read(guest::RSP),
+            other => self.frame.gpr(other),
         }
-        open
+    }
+
+    #[inline(always)]
+    fn set_gpr(&mut self, register: Gpr, value: u64) {
+        match register {
+            Gpr::Rsp => Current.write(guest::RSP, value),
+            other => self.frame.gprs()[other as usize] = value,
+        }
     }
 }
 
