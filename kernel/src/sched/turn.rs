@@ -105,6 +105,8 @@ pub(super) fn run<B: Backend>(
         if let Err(why) = restored {
             log::error!("{}: a saved state is refused: {why:x?}", seat.vm.config.name);
         }
+        // What was sent meanwhile has been taken, and may end a wait.
+        seat.wait = Wait::Ready;
     }
     desk.set_current(None);
     left

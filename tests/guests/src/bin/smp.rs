@@ -256,15 +256,20 @@ fn x2apic() {
 
 /// HLT with interrupts open ends at an interrupt, with interrupts off at an NMI.
 fn wakes() {
+    static HALTS: AtomicU32 = AtomicU32::new(0);
     static WOKEN: AtomicU32 = AtomicU32::new(0);
+    HALTS.store(0, Relaxed);
     WOKEN.store(0, Relaxed);
     start_other(|| {
         for _ in 0..20 {
+            // What comes from here on, interrupts being off, waits for the HLT.
+            HALTS.fetch_add(1, Relaxed);
             cpu::halt();
             WOKEN.fetch_add(1, Relaxed);
         }
     });
     for sent in 1..=20 {
+        wait_for(|| HALTS.load(Relaxed) >= sent);
         cpu::listen(smp::khz() / 4);
         apic::command(1, ASSERT | u32::from(WAKE));
         if !wait_for(|| WOKEN.load(Relaxed) >= sent) {
@@ -276,9 +281,12 @@ fn wakes() {
     wait_for(|| WORK.load(Acquire).is_null());
     let before = NMIS[1].load(Relaxed);
     start_other(|| {
+        HALTS.fetch_add(1, Relaxed);
         // SAFETY: interrupts are off: an NMI ends it.
         unsafe { asm!("hlt", options(nostack)) };
     });
+    wait_for(|| HALTS.load(Relaxed) > 20);
+    // An NMI before the HLT would not end it.
     cpu::listen(smp::khz());
     apic::command(1, ASSERT | NMI);
     let ended = wait_for(|| WORK.load(Acquire).is_null());
