@@ -187,15 +187,9 @@ impl<H: Hw> Iommu<H> {
         if let Some(gathering) = space.gathering {
             self.close(gathering);
         }
-        // All that was detached stands before this in the same queues.
-        self.submit_parts();
         let space = self.spaces.remove(&id).ok_or(MapError::NoSpace)?;
-        let parts = space.units.iter().filter_map(|&index| {
-            let unit = self.units.get(index)?;
-            let all = Descriptor::iotlb_domain(space.did, unit.caps.drain());
-            Some(Part::new(index, [all]))
-        });
-        let parts = parts.collect();
+        // No cache holds anything of it once that is done, so a wait behind it is all that is needed.
+        let parts = space.units.iter().map(|&index| Part::new(index, [])).collect();
         Ok(Pending::new(self.tear_down(parts, Release::Space(space))))
     }
 

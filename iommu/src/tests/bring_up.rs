@@ -1,6 +1,6 @@
 //! From whatever firmware left to a machine that denies everything.
 
-use hw::{Hpa, Iova, PAGE_SIZE, TableMemory};
+use hw::{DeviceTables, Hpa, Iova, PAGE_SIZE, TableMemory};
 use iommu_spec::dmar::scope;
 use iommu_spec::fault::reason;
 use iommu_spec::registers::command;
@@ -93,6 +93,37 @@ fn what_firmware_left_on_stays_on_while_it_is_taken_over() {
     // The protected regions are gone: only the tables decide.
     let (_, _kept, data) = granted(&machine, &mut iommu, NIC, 0x1000);
     assert_eq!(machine.dma_read(read(NIC, 0x1000)), Ok(data.raw()));
+    machine.assert_clean();
+}
+
+#[test]
+fn what_firmwares_tables_let_through_is_forgotten() {
+    let machine = Machine::new(&[Profile::legacy()]);
+    let frames = machine.memory.data(8);
+    let page = |n: u64| frames.wrapping_add(n * PAGE_SIZE);
+    let mut memory = machine.memory.clone();
+    for word in 0..7 * 512 {
+        memory.store(frames, word, 0);
+    }
+    // Three levels to one page, and an interrupt entry for the same function.
+    memory.store(page(0), 6, page(3).raw() | 1);
+    memory.store(page(3), 1, 1 << 8 | 1);
+    memory.store(page(3), 0, page(4).raw() | 1);
+    memory.store(page(4), 0, page(5).raw() | 3);
+    memory.store(page(5), 0, page(6).raw() | 3);
+    memory.store(page(6), 1, page(7).raw() | 3);
+    let entry = iommu_spec::interrupt::Irte::remapped(0x51, 1).from_function(NIC.rid);
+    memory.store(page(1), 1, entry.0[1]);
+    memory.store(page(1), 0, entry.0[0]);
+    machine.unit(0).dirty_hand_over(frames, true);
+    let remappable = Message { address: 0xfee0_0010, data: 0 };
+    assert_eq!(machine.unit(0).dma(read(NIC, 0x1000)), Ok(page(7)));
+    assert!(machine.unit(0).interrupt(NIC.rid, remappable).is_ok());
+    let _iommu = start_with(&machine, &dmar(1), config());
+    assert!(machine.unit(0).dma(read(NIC, 0x1000)).is_err());
+    let absent = Err(reason::IRTE_ABSENT);
+    assert_eq!(machine.unit(0).interrupt(NIC.rid, remappable), absent);
+    memory.free_run(frames, 8);
     machine.assert_clean();
 }
 

@@ -88,6 +88,8 @@ fn a_storm_is_told_and_quarantine_ends_it() {
         assert!(!drain(iommu).iter().any(|fault| fault.storm), "another function, another second");
         let pending = iommu.detach(attachment);
         retire(machine, iommu, pending);
+        assert!(machine.dma_read(read(NIC, 0x9_9000)).is_err());
+        assert!(drain(iommu).is_empty(), "it is silent until it is released");
         iommu.release_quarantine(NIC).expect("nothing attached");
         let (_, _kept, data) = granted(machine, iommu, NIC, 0x1000);
         assert_eq!(machine.dma_read(read(NIC, 0x1000)), Ok(data.raw()));

@@ -344,14 +344,17 @@ fn a_device_tlb_is_invalidated_after_the_iotlb() {
         assert_eq!(by_tlb(IOVA + 0x1000), Ok(data.wrapping_add(0x1000)));
         let pending = iommu.unmap(space, Iova::new(IOVA), PAGE_SIZE).expect("mapped");
         assert!(by_tlb(IOVA).is_ok(), "the device forgot by itself");
+        machine.unit(0).rival(write(NIC, IOVA));
+        machine.unit(0).rival(write(NIC, IOVA + 0x1000));
         retire(machine, iommu, pending);
         assert!(by_tlb(IOVA).is_err());
         assert!(by_tlb(IOVA + 0x1000).is_ok());
         let pending = iommu.detach(attachment);
         retire(machine, iommu, pending);
         assert!(by_tlb(IOVA + 0x1000).is_err());
+        machine.memory.clone().free_run(data, 4);
         // Others may not use what they say was translated.
-        let _kept = iommu.attach(Attach::new(DISK, space)).expect("free");
+        let (_, _kept, _) = granted(machine, iommu, DISK, IOVA);
         assert!(machine.unit(0).ask(read(DISK, IOVA + 0x1000)).is_err());
     });
 }
@@ -455,4 +458,26 @@ fn one_pasid_is_detached_while_the_function_goes_on_with_others() {
         assert!(machine.dma_write(request, 2).is_err());
         assert!(machine.dma_read(read(NIC, IOVA)).is_ok());
     });
+}
+
+#[test]
+fn small_address_masks_are_respected() {
+    for mamv in [0, 2] {
+        let profile = Profile::legacy();
+        let profile = Profile { cap: profile.cap.with_mamv(mamv), ..profile };
+        let (machine, mut iommu) = start(profile, Mode::Auto);
+        let data = machine.memory.data(64);
+        let space = iommu.create_space().expect("a domain");
+        iommu.map(space, Iova::new(IOVA), data, 64 * PAGE_SIZE, Rights::RW).expect("free");
+        let _kept = iommu.attach(Attach::new(NIC, space)).expect("free");
+        for (first, pages) in [(0, 4), (8, 8), (32, 32)] {
+            let dma = |page| machine.unit(0).dma(read(NIC, IOVA + page * PAGE_SIZE)).is_ok();
+            assert!((first..first + pages).all(dma));
+            let iova = Iova::new(IOVA + first * PAGE_SIZE);
+            let pending = iommu.unmap(space, iova, pages * PAGE_SIZE).expect("mapped");
+            retire(&machine, &mut iommu, pending);
+            assert!(!(first..first + pages).any(dma));
+        }
+        machine.assert_clean();
+    }
 }

@@ -49,6 +49,8 @@ fn a_silent_device_tlb_quarantines_its_function_and_stops_nobody_else() {
 #[test]
 fn nothing_is_freed_before_a_silent_device_is_cut_off() {
     let (machine, mut iommu) = start(Profile::legacy(), Mode::Auto);
+    // So slow that the driver sees every state of the queue.
+    machine.unit(0).slow_down(9);
     let (nic, _attachment) = with_tlb(&machine, &mut iommu, NIC);
     let (disk, _kept) = with_tlb(&machine, &mut iommu, DISK);
     machine.unit(0).silence(NIC.rid);

@@ -113,6 +113,9 @@ pub struct Unit<M> {
     roles: Option<audit::Roles>,
     silent: HashSet<u16>,
     rejected: u32,
+    /// Ticks that the queue rests between two steps, and those that are left of it.
+    pace: u32,
+    rest: u32,
     rivals: BTreeSet<Request>,
 }
 
@@ -145,6 +148,8 @@ impl<M: DeviceMemory> Unit<M> {
             roles: None,
             silent: HashSet::new(),
             rejected: 0,
+            pace: 0,
+            rest: 0,
             rivals: BTreeSet::new(),
         }
     }
@@ -170,6 +175,11 @@ impl<M: DeviceMemory> Unit<M> {
     /// From now on the device's own TLB does not answer invalidations.
     pub fn silence(&mut self, rid: RequesterId) {
         self.silent.insert(rid.0);
+    }
+
+    /// From now on the queue rests for so many ticks between two steps.
+    pub fn slow_down(&mut self, ticks: u32) {
+        self.pace = ticks;
     }
 
     /// The unit rejects the next `count` descriptors that are no waits, as if a bit of them had flipped.

@@ -54,6 +54,10 @@ impl<M: DeviceMemory> Unit<M> {
         if !self.has(command::QIE) || stopped || self.head == self.tail {
             return;
         }
+        self.rest = self.rest.checked_sub(1).unwrap_or(self.pace);
+        if self.rest != self.pace {
+            return;
+        }
         let mut run = Vec::new();
         let mut at = self.head;
         while at != self.tail {
@@ -91,7 +95,10 @@ impl<M: DeviceMemory> Unit<M> {
 
     fn let_rivals_in(&mut self) {
         for request in self.rivals.clone() {
-            let _ = self.quiet_dma(request);
+            let Ok(hpa) = self.quiet_dma(request) else { continue };
+            if self.may_use_device_tlb(request.rid).is_ok() {
+                self.fill_device_tlb(request, hpa);
+            }
         }
     }
 

@@ -61,9 +61,13 @@ impl<M: DeviceMemory> Unit<M> {
         self.observe();
         self.may_use_device_tlb(request.rid).map_err(|why| why.reason)?;
         let hpa = self.quiet_dma(request).map_err(|why| why.reason)?;
+        self.fill_device_tlb(request, hpa);
+        Ok(hpa)
+    }
+
+    pub(super) fn fill_device_tlb(&mut self, request: Request, hpa: Hpa) {
         let key = (request.rid.0, request.pasid, request.address & !0xfff);
         self.caches.device.insert(key, (page_of(hpa), request.write));
-        Ok(hpa)
     }
 
     /// A device uses what its own TLB holds, or asks.
@@ -160,7 +164,7 @@ impl<M: DeviceMemory> Unit<M> {
         }
     }
 
-    fn may_use_device_tlb(&mut self, rid: RequesterId) -> Result<(), Blocked> {
+    pub(super) fn may_use_device_tlb(&mut self, rid: RequesterId) -> Result<(), Blocked> {
         let context = self.context(rid)?;
         let allowed = match self.scalable() {
             true => ScalableContextEntry(context).dte(),
