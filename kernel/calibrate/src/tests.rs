@@ -1,3 +1,5 @@
+//! Clocks of a model, sound and not.
+
 use std::cell::Cell;
 
 use super::*;
@@ -21,14 +23,16 @@ struct Model {
 }
 
 impl Model {
-    const SOUND: Self = Self {
-        now: Cell::new(0),
-        counter_hz: SCALE.hz,
-        stops: u64::MAX,
-        held_up: u64::MAX,
-        reads: Cell::new(0),
-        mask: SCALE.mask,
-    };
+    fn sound() -> Self {
+        Self {
+            now: Cell::new(0),
+            counter_hz: SCALE.hz,
+            stops: u64::MAX,
+            held_up: u64::MAX,
+            reads: Cell::new(0),
+            mask: SCALE.mask,
+        }
+    }
 
     fn pass(&self, ns: u64) -> u64 {
         self.now.set(self.now.get() + ns);
@@ -68,40 +72,40 @@ fn is_right(window: &Window) -> bool {
 
 #[test]
 fn clocks_are_measured_by_a_sound_counter() {
-    let window = measure(&Model { now: Cell::new(77_777), ..Model::SOUND }, SCALE, 100).unwrap();
+    let window = measure(&Model { now: Cell::new(77_777), ..Model::sound() }, SCALE, 100).unwrap();
     assert!(is_right(&window), "{window:?}");
     assert!(!window.agrees_with(TSC_HZ / 2) && !window.agrees_with(TSC_HZ * 11 / 10));
 }
 
 #[test]
 fn a_counter_that_goes_round_is_followed() {
-    let model = Model { mask: 0xfff, ..Model::SOUND };
+    let model = Model { mask: 0xfff, ..Model::sound() };
     let window = measure(&model, Scale { mask: 0xfff, ..SCALE }, 100).unwrap();
     assert!(is_right(&window), "{window:?}");
 }
 
 #[test]
 fn a_counter_that_stands_still_is_given_up_in_time() {
-    let model = Model { stops: 0, ..Model::SOUND };
+    let model = Model { stops: 0, ..Model::sound() };
     assert_eq!(measure(&model, SCALE, 100), Err(Fault::Still));
     assert!(model.now.get() < 1_000_000_000);
 }
 
 #[test]
 fn a_counter_that_stops_amid_the_measurement_is_given_up() {
-    let model = Model { stops: 3_000_000, ..Model::SOUND };
+    let model = Model { stops: 3_000_000, ..Model::sound() };
     assert_eq!(measure(&model, SCALE, 100), Err(Fault::Still));
 }
 
 #[test]
 fn a_counter_far_slower_than_it_claims_is_given_up() {
-    let model = Model { counter_hz: 200, ..Model::SOUND };
+    let model = Model { counter_hz: 200, ..Model::sound() };
     assert_eq!(measure(&model, SCALE, 100), Err(Fault::Slow));
 }
 
 #[test]
 fn what_holds_the_cpu_up_between_two_reads_does_no_harm() {
-    let model = Model { held_up: 3, ..Model::SOUND };
+    let model = Model { held_up: 3, ..Model::sound() };
     let window = measure(&model, SCALE, 100).unwrap();
     assert!(is_right(&window), "{window:?}");
 }

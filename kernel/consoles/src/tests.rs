@@ -1,3 +1,5 @@
+//! Serial ports that stick and vanish, and a canvas to draw on.
+
 use std::cell::{Cell, RefCell};
 
 use super::*;

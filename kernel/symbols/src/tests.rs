@@ -1,3 +1,5 @@
+//! A table of two functions, and a stack to walk.
+
 use super::*;
 
 const BASE: u64 = 0xffff_ffff_8000_0000;

@@ -95,8 +95,9 @@ mod tests {
             (0x1f, 1, [4, 16, 0x201, 0]),
             (0x1f, 2, [6, 64, 0x502, 0]),
         ]);
-        let found = Topology::of(&cpu, 0b10_11_101_1);
-        assert_eq!(found, Topology { package: 2, core: 0b11_101, smt: 1 });
+        // From the top: package 2, core 0x1d in five bits, thread 1.
+        let found = Topology::of(&cpu, 2 << 6 | 0x1d << 1 | 1);
+        assert_eq!(found, Topology { package: 2, core: 0x1d, smt: 1 });
     }
 
     #[test]
@@ -106,7 +107,7 @@ mod tests {
             (1, 0, [0, 8 << 16, 0, 1 << 28]),
             (4, 0, [3 << 26, 0, 0, 0]),
         ]);
-        assert_eq!(Topology::of(&cpu, 0b1_11_1), Topology { package: 1, core: 3, smt: 1 });
+        assert_eq!(Topology::of(&cpu, 0xf), Topology { package: 1, core: 3, smt: 1 });
     }
 
     #[test]
