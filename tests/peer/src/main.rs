@@ -19,7 +19,8 @@ fn main() {
         Ok(status) => println!("PEER-DONE {status}"),
         Err(why) => println!("PEER-FAILED {why}"),
     }
-    // As init it must not end: the kernel would panic.
+    // As init it must not end: the kernel would panic. The serial port needs time for the last line.
+    std::thread::sleep(std::time::Duration::from_secs(1));
     let _ = reboot(RebootCommand::PowerOff);
     loop {
         std::thread::park();

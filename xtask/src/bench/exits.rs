@@ -22,9 +22,11 @@ const LIMIT: Duration = Duration::from_secs(600);
 pub(super) fn run(context: &Context, options: &Exits) -> Result<(), String> {
     let bed = options.on;
     let (kerf, counts) = measure(context, bed)?;
-    let kvm = match options.peer {
-        Some(Peer::Kvm) => Some(peer::measure(context, bed)?),
-        None => None,
+    // Where the peer fails, what was measured of Kerf is still worth printing.
+    let (kvm, failed) = match options.peer.map(|Peer::Kvm| peer::measure(context, bed)) {
+        Some(Ok(figures)) => (Some(figures), None),
+        Some(Err(why)) => (None, Some(why)),
+        None => (None, None),
     };
     print(bed, &kerf, kvm.as_ref());
     limits::print(bed, &counts);
@@ -39,7 +41,7 @@ pub(super) fn run(context: &Context, options: &Exits) -> Result<(), String> {
     if options.check {
         compare(context, bed, &kerf, &counts)?;
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
 /// Measures on one bed and compares with what is recorded.
