@@ -33,7 +33,7 @@ fn run() {
         "memory" => sweep::memory(),
         "random" => {
             let (first, seeds) = (number().unwrap_or(1), number().unwrap_or(1000));
-            random::run(first, seeds);
+            random::run(first, seeds, number().unwrap_or(1000));
         }
         other => println!("FAIL unknown-kind {other}"),
     }

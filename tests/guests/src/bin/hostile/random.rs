@@ -1,4 +1,4 @@
-//! Random instructions. Each seed fills two pages with bytes and has at least a thousand instructions of them executed at
+//! Random instructions. Each seed fills two pages with bytes and has so many instructions of them executed at
 //! privilege level 3, where they can only hurt through the CPU: the trap flag brings every one back here, a fault is followed
 //! by a fresh start elsewhere. Then, at level 0, whole accesses to device memory, put together at random.
 
@@ -22,7 +22,7 @@ static CODE: [Page; 2] = [const { Page::new() }; 2];
 static DATA: [Page; 3] = [const { Page::new() }; 3];
 
 /// Instructions of each seed at least.
-const EACH: u32 = 1000;
+static EACH: AtomicU32 = AtomicU32::new(1000);
 /// Device accesses of each seed.
 const ACCESSES: u32 = 20;
 const TIMER: u8 = 0x44;
@@ -97,7 +97,8 @@ fn prepare() {
 }
 
 /// Runs seeds, each logged before it starts.
-pub(crate) fn run(first: u64, seeds: u64) {
+pub(crate) fn run(first: u64, seeds: u64, each: u64) {
+    EACH.store(each as u32, Relaxed);
     prepare();
     let mut total = 0;
     let mut accesses = 0;
@@ -119,7 +120,7 @@ pub(crate) fn run(first: u64, seeds: u64) {
     }
     let kinds = FAULTS.iter().filter(|count| count.load(Relaxed) > 0).count();
     println!("SEED {} was the last", first + seeds - 1);
-    check!("random-instructions", total >= u64::from(EACH) * seeds, "{total}");
+    check!("random-instructions", total >= each * seeds, "{total}");
     check!("random-faults-of-many-kinds", kinds >= 4, "{kinds}");
     check!("random-device-accesses", accesses >= ACCESSES / 2 * seeds as u32, "{accesses}");
 }
@@ -191,7 +192,7 @@ fn on_event(frame: &mut Frame) {
     }
     if frame.vector == u64::from(trap::DB) {
         let retired = RETIRED.fetch_add(1, Relaxed) + 1;
-        if retired >= EACH {
+        if retired >= EACH.load(Relaxed) {
             return done(frame);
         }
         // It may have taken the flag away from itself.
