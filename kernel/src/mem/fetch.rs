@@ -36,19 +36,21 @@ struct Way {
 impl Way {
     /// The number of no page.
     const NONE: u64 = u64::MAX;
-    const UNKNOWN: Self = Self {
-        cr3: Cell::new(0),
-        page: Cell::new(Self::NONE),
-        entries: [const { Cell::new(0) }; 4],
-        values: [const { Cell::new(0) }; 4],
-        code: Cell::new(0),
-    };
+    const fn unknown() -> Self {
+        Self {
+            cr3: Cell::new(0),
+            page: Cell::new(Self::NONE),
+            entries: [const { Cell::new(0) }; 4],
+            values: [const { Cell::new(0) }; 4],
+            code: Cell::new(0),
+        }
+    }
 }
 
 impl<'a> Fetch<'a> {
     /// No way is known yet.
     pub(crate) fn new(ram: &'a GuestRam) -> Self {
-        Self { ram, ways: [Way::UNKNOWN; WAYS] }
+        Self { ram, ways: [const { Way::unknown() }; WAYS] }
     }
 
     /// The RAM it reads.

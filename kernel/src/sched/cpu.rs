@@ -238,16 +238,8 @@ impl<B: Backend> Cpu<B> {
                 || end.is_none() && others().any(|other| other.is_ready(now));
             is_over.then_some(Left::Turn)
         };
-        let left = turn::run(
-            self.world,
-            desk,
-            seat,
-            is_new,
-            &mut self.timer,
-            limit,
-            end.is_none(),
-            leaves,
-        );
+        let terms = turn::Terms { is_new, is_alone: end.is_none(), limit };
+        let left = turn::run(self.world, desk, seat, &mut self.timer, terms, leaves);
         if tests {
             self.unload();
             if let Some(seat) = self.seats.get_mut(at) {

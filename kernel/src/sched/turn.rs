@@ -12,18 +12,27 @@ use super::{Desk, World};
 use crate::irq::Timer;
 use crate::{platform, report};
 
-/// Runs the virtual CPU of `seat` until it waits, its machine ends, `limit` has come and `leaves` says so, or `leaves`
-/// says so after an interrupt or a kick; where it `is_alone`, no one else has a use for the CPU while it waits. `is_new` where the CPU does not hold its state yet.
+/// What a turn is given.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Terms {
+    /// The CPU does not hold the virtual CPU's state yet.
+    pub(super) is_new: bool,
+    /// No one else has a use for the CPU while the virtual CPU waits.
+    pub(super) is_alone: bool,
+    /// When it ends, if others want the CPU then.
+    pub(super) limit: Option<u64>,
+}
+
+/// Runs the virtual CPU of `seat` until it waits, its machine ends, or `leaves` says so after an interrupt or a kick.
 pub(super) fn run<B: Backend>(
     world: &'static World,
     desk: &Desk,
     seat: &mut Seat<B>,
-    is_new: bool,
     timer: &mut Timer,
-    limit: Option<u64>,
-    is_alone: bool,
+    terms: Terms,
     leaves: impl Fn() -> Option<Left>,
 ) -> Left {
+    let Terms { is_new, is_alone, limit } = terms;
     let (Some(vcpu), Some(life)) = (&mut seat.vcpu, seat.life.as_deref()) else {
         return Left::Turn;
     };
