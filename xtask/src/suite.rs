@@ -1,8 +1,9 @@
 //! The steps of `cargo xtask test`: what each shows stands in its name.
 //!
 //! Lane 0 has the QEMU bed; lane 1 has the host's tests, then the Bochs bed. [`host`] checks sources and command line,
-//! [`input`] boots what must not start, [`guests`] and [`linux`] run guests, [`hostile`] those that mean harm, [`mutants`] plants faults, [`loaders`] some that
-//! start otherwise, [`disk`] one from a partitioned disk, [`leash`] kills xtask itself.
+//! [`input`] boots what must not start, [`guests`] and [`linux`] run guests, [`several`] some at once, [`hostile`] those that
+//! mean harm, [`loaders`] some that start otherwise, [`disk`] one from a partitioned disk, [`leash`] kills xtask itself.
+//! [`mutants`] plants faults that these tests must catch.
 
 mod disk;
 mod exits;

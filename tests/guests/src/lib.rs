@@ -13,8 +13,8 @@
 //!
 //! `guest.ld` makes it a bzImage, so `target/x86_64-unknown-none/release/name` is what `kernel` in `kerf.toml` names. The
 //! rooms: [`console`] prints, [`cpu`] wraps instructions, [`trap`] catches exceptions and interrupts, [`apic`] drives the
-//! local and the I/O APIC. Interrupts are off until a guest turns them on; the target has no SSE in compiled code, so the
-//! vector registers belong to the guest's own assembly.
+//! local and the I/O APIC, [`paging`] maps pages, [`smp`] starts the other CPUs. Interrupts are off until a guest turns them
+//! on; the target has no SSE in compiled code, so the vector registers belong to the guest's own assembly.
 
 #![no_std]
 

@@ -196,7 +196,7 @@ fn on_event(frame: &mut Frame) {
             return done(frame);
         }
         // It may have taken the flag away from itself.
-        if frame.rflags & TRAP_FLAG != 0 && retired % 64 != 0 {
+        if frame.rflags & TRAP_FLAG != 0 && !retired.is_multiple_of(64) {
             return;
         }
     } else {
