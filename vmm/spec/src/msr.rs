@@ -27,6 +27,8 @@ msrs! {
     MTRR_CAP = 0xfe;
     /// Architectural capabilities.
     ARCH_CAPABILITIES = 0x10a;
+    /// Flush commands: L1D_FLUSH is bit 0.
+    FLUSH_CMD = 0x10b;
     /// SYSENTER code segment.
     SYSENTER_CS = 0x174;
     /// SYSENTER stack pointer.

@@ -12,6 +12,7 @@
 
 extern crate alloc;
 
+mod barrier;
 mod exit;
 mod fpu;
 mod frame;

@@ -36,6 +36,7 @@ use x86_spec::cpu::Efer;
 use x86_spec::msr;
 use x86_spec::svm::{IOPM_BYTES, MSRPM_BYTES, msrpm_bit};
 
+use crate::barrier::Barrier;
 use crate::fpu::FpuSupport;
 use crate::{Backend, EnableError, HostPages, Unsupported, VcpuInit};
 use features::Features;
@@ -60,6 +61,7 @@ const PASSED_THROUGH: [hw::Msr; 10] = [
 pub struct Svm {
     features: Features,
     fpu: FpuSupport,
+    barrier: Barrier,
     /// One bit for each port, all set.
     io_permissions: Owned<[u8; IOPM_BYTES]>,
     msr_permissions: Owned<[u8; MSRPM_BYTES]>,
@@ -92,7 +94,15 @@ impl Backend for Svm {
         msrs.write(msr::EFER, msrs.read(msr::EFER)? | Efer::SVME.bits())?;
         msrs.write(msr::VM_HSAVE_PA, host_save_area.hpa().raw())?;
         fpu.prepare_cpu();
-        Ok(Self { features, fpu, io_permissions, msr_permissions, _host_save_area: host_save_area })
+        let barrier = Barrier::probe(cpuid, msrs);
+        Ok(Self {
+            features,
+            fpu,
+            barrier,
+            io_permissions,
+            msr_permissions,
+            _host_save_area: host_save_area,
+        })
     }
 
     fn create_vcpu(

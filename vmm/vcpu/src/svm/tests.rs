@@ -101,6 +101,7 @@ fn vcpu_on(cpu: &Cpu) -> super::SvmVcpu {
     let mut svm = super::Svm {
         features: Features::probe(cpu, cpu).unwrap(),
         fpu: crate::fpu::FpuSupport::probe(cpu),
+        barrier: crate::barrier::Barrier::probe(cpu, cpu),
         io_permissions: super::Owned::new(&mut Leaked).unwrap(),
         msr_permissions: super::Owned::new(&mut Leaked).unwrap(),
         _host_save_area: super::Owned::new(&mut Leaked).unwrap(),

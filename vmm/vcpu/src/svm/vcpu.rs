@@ -14,6 +14,7 @@ use super::exit::{self, ExitFields, Own};
 use super::features::Features;
 use super::insn::{self, Owned};
 use super::{Svm, checks, hot, state};
+use crate::barrier::Barrier;
 use crate::fpu::Fpu;
 use crate::frame::OwnFrame;
 use crate::{
@@ -38,6 +39,8 @@ pub struct SvmVcpu {
     /// The CPU's own VMLOAD state, stored when this virtual CPU was loaded.
     host: Owned<Vmcb>,
     fpu: Fpu,
+    barrier: Barrier,
+    address_space: u16,
     /// DR0 to DR3 while not loaded.
     breakpoints: [u64; 4],
     tsc_aux: u64,
@@ -64,6 +67,8 @@ impl SvmVcpu {
             waiting: Waiting::new(),
             host: Owned::new(pages)?,
             fpu: Fpu::new(&backend.fpu, init.xcr0_allowed, pages)?,
+            barrier: backend.barrier.clone(),
+            address_space: init.address_space,
             breakpoints: [0; 4],
             tsc_aux: 0,
             loaded: false,
@@ -404,6 +409,7 @@ impl Vcpu for SvmVcpu {
             return;
         }
         self.loaded = true;
+        self.barrier.cross(self.address_space);
         insn::vmsave(&mut self.host);
         self.fpu.load();
         insn::write_breakpoints(self.breakpoints);

@@ -37,6 +37,7 @@ use x86_spec::msr;
 use x86_spec::vmx::capability::FeatureControl;
 use x86_spec::vmx::control::Secondary;
 
+use crate::barrier::Barrier;
 use crate::fpu::FpuSupport;
 use crate::{Backend, EnableError, HostPages, Unsupported, VcpuInit};
 use capabilities::Capabilities;
@@ -48,6 +49,7 @@ pub struct Vmx {
     capabilities: Capabilities,
     controls: Controls,
     fpu: FpuSupport,
+    barrier: Barrier,
 }
 
 impl Vmx {
@@ -99,7 +101,7 @@ impl Backend for Vmx {
         fpu.prepare_cpu();
         insn::vmxon(capabilities.cr0.must, capabilities.cr4.must, region)
             .map_err(|_| EnableError::Instruction("VMXON"))?;
-        Ok(Self { capabilities, controls, fpu })
+        Ok(Self { capabilities, controls, fpu, barrier: Barrier::probe(cpuid, msrs) })
     }
 
     fn create_vcpu(

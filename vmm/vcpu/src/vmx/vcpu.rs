@@ -23,6 +23,7 @@ use super::insn::{self, Current};
 use super::queue::{Next, Queue};
 use super::setup::{self, Environment};
 use super::{Vmx, checks, msr_bitmap};
+use crate::barrier::Barrier;
 use crate::fpu::Fpu;
 use crate::frame::OwnFrame;
 use crate::{
@@ -69,6 +70,7 @@ pub struct VmxVcpu {
     /// The primary controls as the VMCS has them.
     primary: Primary,
     fpu: Fpu,
+    barrier: Barrier,
     held_msrs: [u64; HELD.len()],
     cr2: u64,
     debug: [u64; 5],
@@ -105,6 +107,7 @@ impl VmxVcpu {
             window_wanted: false,
             primary: controls.primary,
             fpu: Fpu::new(&backend.fpu, init.xcr0_allowed, pages)?,
+            barrier: backend.barrier.clone(),
             held_msrs: [0; HELD.len()],
             cr2: 0,
             debug: DEBUG_RESET,
@@ -470,6 +473,7 @@ impl Vcpu for VmxVcpu {
         debug_assert!(current.is_ok(), "VMPTRLD of a VMCS that was made here");
         self.resident = true;
         self.launched = false;
+        self.barrier.cross(self.vpid);
         entry::forget_host(&mut self.frame);
         setup::write_host(&mut Current, &insn::host_state());
         self.invalidate();
