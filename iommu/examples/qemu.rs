@@ -6,6 +6,7 @@ use std::cell::{Cell, RefCell};
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::rc::Rc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use hw::{
@@ -37,6 +38,9 @@ struct Process {
     from: BufReader<ChildStdout>,
 }
 
+/// The QEMU that runs, for a panic to end: panics abort, so nothing is dropped.
+static RUNNING: AtomicU32 = AtomicU32::new(0);
+
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -56,6 +60,7 @@ impl Qemu {
             .stdout(Stdio::piped())
             .spawn()
             .expect("a QEMU that starts");
+        RUNNING.store(child.id(), Ordering::Relaxed);
         let to = child.stdin.take().expect("piped");
         let from = BufReader::new(child.stdout.take().expect("piped"));
         Self(Rc::new(RefCell::new(Process { child, to, from })))
@@ -320,6 +325,11 @@ impl Bench {
 }
 
 fn main() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        let _ = Command::new("kill").arg(RUNNING.load(Ordering::Relaxed).to_string()).status();
+        report(panic);
+    }));
     let command: Vec<String> = std::env::args().skip(1).collect();
     let scalable = ",scalable-mode=on,pasid-bits=20";
     for (options, mode) in [
