@@ -14,7 +14,7 @@ use crate::step::{Context, Step, Trial, Typed};
 use crate::suite::{kernel, linux, on_bed, pattern, require};
 
 const GUESTS_LIMIT: Duration = Duration::from_secs(240);
-const LINUX_LIMIT: Duration = Duration::from_secs(900);
+const LINUX_LIMIT: Duration = Duration::from_secs(1200);
 /// Ctrl-\.
 const SWITCH: &str = "\x1c";
 
