@@ -84,10 +84,10 @@ const MUTANTS: [Mutant; 12] = [
         catcher: host("vmm", "mmio_mov_widths_follow_x86_rules"),
     },
     Mutant {
-        name: "IPI: half of the vectors lost on their way",
+        name: "IPI: its vector lost on the way",
         file: "vmm/src/mailbox.rs",
         from: "word.fetch_or(1 << (vector & 63), Ordering::Relaxed);",
-        to: "word.fetch_or(1 << (vector & 31), Ordering::Relaxed);",
+        to: "word.fetch_and(!(1 << (vector & 63)), Ordering::Relaxed);",
         catcher: host("vmm", "physical_and_shorthand_ipis_reach_whom_they_name"),
     },
     Mutant {
