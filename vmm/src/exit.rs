@@ -3,7 +3,7 @@
 
 use config::Policy;
 use vcpu::{CpuContext, Event, Exit, Gpr, Vcpu};
-use x86_spec::cpu::{Rflags, vector};
+use x86_spec::cpu::{Cr4, Rflags, vector};
 
 use crate::cpu::{Activity, Core};
 use crate::crash::{Crash, InstructionBytes};
@@ -129,6 +129,7 @@ impl Core {
             Exit::Cr8Write { value } => self.cr8_write(value, vcpu, memory),
             Exit::InvalidOpcode => self.fault(vcpu, vector::UD, None),
             Exit::Ignore => match self.length(vcpu, memory, Plain::Idle) {
+                Some(_) if vcpu.cpl() != 0 => self.general_protection(vcpu),
                 Some(len) => self.complete(vcpu, len),
                 None => self.try_again(vcpu, memory),
             },
@@ -228,6 +229,9 @@ impl Core {
         let Some(len) = self.length(vcpu, outside.memory, Plain::Xsetbv) else {
             return self.try_again(vcpu, outside.memory);
         };
+        if vcpu.context().cr4 & Cr4::OSXSAVE.bits() == 0 {
+            return self.fault(vcpu, vector::UD, None);
+        }
         let allowed = outside.vm.spec.cpuid.xcr0_allowed();
         if index != 0 || vcpu.cpl() != 0 || !is_valid_xcr0(value, allowed) {
             return self.general_protection(vcpu);

@@ -3,7 +3,7 @@
 use hw::{Gpa, Msr, Port, Width};
 use vcpu::scripted::Step;
 use vcpu::{Access, EntryFailure, Event, Exit, Gpr, PortIo, SecondStageFault};
-use x86_spec::cpu::vector;
+use x86_spec::cpu::{Cr4, vector};
 use x86_spec::msr;
 
 use super::bench::{Bench, CODE, spec};
@@ -227,12 +227,21 @@ fn xsetbv_takes_what_the_cpu_would() {
         (1, 1, false),
     ] {
         let mut bench = Bench::new();
+        bench.vcpu.state.cr4 |= Cr4::OSXSAVE.bits();
         let before = vcpu::Vcpu::xcr0(&bench.vcpu);
         assert_eq!(bench.exit(Exit::Xsetbv { index, value }), Outcome::Resume);
         let (pending, expected) = if allowed { (None, value) } else { (Some(GP), before) };
         assert_eq!(bench.vcpu.pending, pending, "{index} {value:#b}");
         assert_eq!(vcpu::Vcpu::xcr0(&bench.vcpu), expected, "{index} {value:#b}");
     }
+}
+
+#[test]
+fn xsetbv_is_undefined_without_osxsave() {
+    let mut bench = Bench::new();
+    let before = vcpu::Vcpu::xcr0(&bench.vcpu);
+    assert_eq!(bench.exit(Exit::Xsetbv { index: 0, value: 0b111 }), Outcome::Resume);
+    assert_eq!((bench.vcpu.pending, vcpu::Vcpu::xcr0(&bench.vcpu)), (Some(UD), before));
 }
 
 #[test]
@@ -264,6 +273,15 @@ fn what_does_nothing_is_skipped() {
     bench.code(&[0x0f, 0x09]);
     assert_eq!(bench.step(Step::undecoded(Exit::Ignore)), Outcome::Resume);
     assert!(bench.is_past(2));
+}
+
+#[test]
+fn a_user_may_not_flush_the_caches() {
+    let mut bench = Bench::new();
+    bench.vcpu.state.ss.access |= 3 << 5;
+    assert_eq!(bench.exit(Exit::Ignore), Outcome::Resume);
+    assert_eq!(bench.vcpu.pending, Some(GP));
+    assert!(bench.is_past(0));
 }
 
 #[test]

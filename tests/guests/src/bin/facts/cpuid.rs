@@ -99,21 +99,23 @@ fn hidden_instructions() {
     }
 }
 
-/// OSXSAVE shows CR4's bit at once; XGETBV goes by it.
+/// OSXSAVE shows CR4's bit at once; XGETBV and XSETBV go by it.
 fn mirrored_bits() {
     const BIT: u32 = 1 << 27;
     let cr4 = read_register!("cr4");
     let on = cpuid(1, 0).ecx & BIT != 0;
     // SAFETY: nobody uses AVX here.
-    let (off, xgetbv) = unsafe {
+    let (off, xgetbv, xsetbv) = unsafe {
         let _ = write_register!("cr4", cr4 & !OSXSAVE);
         let off = cpuid(1, 0).ecx & BIT == 0;
         let xgetbv = attempt!("xgetbv", in("ecx") 0, out("eax") _, out("edx") _);
+        let xsetbv = attempt!("xsetbv", in("ecx") 0, in("eax") 0b111, in("edx") 0);
         let _ = write_register!("cr4", cr4);
-        (off, xgetbv)
+        (off, xgetbv, xsetbv)
     };
     check!("cpuid-osxsave-mirrors-cr4", on && off, "{on} {off}");
     check!("cpuid-xgetbv-ud-without-osxsave", xgetbv == INVALID, "{xgetbv:x?}");
+    check!("cpuid-xsetbv-ud-without-osxsave", xsetbv == INVALID, "{xsetbv:x?}");
 }
 
 fn topology() {

@@ -163,7 +163,7 @@ fn refused() {
     let invalid = Err(Trap { vector: UD, error: 0 });
     let hypercall: &[u8] =
         if cpu::uses_vmmcall() { &[0x0f, 0x01, 0xd9] } else { &[0x0f, 0x01, 0xc1] };
-    let cases: [(&str, &[u8], Result<u64, Trap>); 9] = [
+    let cases: [(&str, &[u8], Result<u64, Trap>); 11] = [
         ("hypercall", hypercall, invalid),
         ("rdmsr", &[0x0f, 0x32], protected(0)),
         ("wrmsr", &[0x0f, 0x30], protected(0)),
@@ -172,6 +172,8 @@ fn refused() {
         ("out", &[0xee], protected(0)),
         ("mov-cr8", &[0x44, 0x0f, 0x22, 0xc0], protected(0)),
         ("mov-cr0", &[0x0f, 0x20, 0xc0], protected(0)),
+        ("wbinvd", &[0x0f, 0x09], protected(0)),
+        ("invd", &[0x0f, 0x08], protected(0)),
         ("xsetbv", &[0x0f, 0x01, 0xd1], protected(0)),
     ];
     for (name, code, expected) in cases {
