@@ -169,6 +169,20 @@ fn physical_and_shorthand_ipis_reach_whom_they_name() {
 }
 
 #[test]
+fn each_vector_sent_arrives_once() {
+    let mut bench = Bench::running(2);
+    for vector in 16_u8..=255 {
+        bench.on(0).send(1, vector.into());
+    }
+    let mut arrived = Vec::new();
+    while let [Event::Interrupt(vector)] = bench.delivered_to(1)[..] {
+        arrived.push(vector);
+        bench.store(0xfee0_00b0, 0);
+    }
+    assert!(arrived.iter().copied().eq((16..=255).rev()), "{arrived:?}");
+}
+
+#[test]
 fn logical_ipis_follow_flat_and_cluster_models() {
     let mut bench = Bench::running(3);
     let vector = u64::from(VECTOR) | LOGICAL;
