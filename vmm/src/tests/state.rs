@@ -82,8 +82,9 @@ fn the_state_of_another_cpu_or_version_is_refused() {
     assert_eq!(CoreState::from_bytes(&bytes[1..]), Err(StateError::NotAState));
     assert_eq!(CoreState::from_bytes(&bytes[..40]), Err(StateError::Length));
     assert_eq!(CoreState::from_bytes(&[&bytes[..], &[0]].concat()), Err(StateError::Length));
-    // Words 3 and 21: x2APIC mode of an APIC that is off, and a vector that no interrupt has.
-    for (at, byte) in [(3 * 8 + 1, 4), (21 * 8, 1)] {
+    // Words 3, 6 and 21: x2APIC mode of an APIC that is off, a DFR with bits clear that are always set, and a vector that
+    // no interrupt has.
+    for (at, byte) in [(3 * 8 + 1, 4), (6 * 8, 0), (21 * 8, 1)] {
         let state = with(at, byte).unwrap();
         let refused = bench.core.restore(&state, &bench.vm);
         assert_eq!(refused, Err(StateError::Value("local APIC")), "{at}");

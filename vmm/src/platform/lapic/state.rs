@@ -72,7 +72,7 @@ impl LocalApic {
         apic.base = base_of(base, apic.base & ApicBase::BSP)?;
         apic.tpr = u8::try_from(tpr).ok()?;
         apic.ldr = within(ldr, 0xff00_0000)?;
-        apic.dfr = within(dfr, u32::MAX)? | 0x0fff_ffff;
+        apic.dfr = within(dfr, u32::MAX).filter(|dfr| !dfr & 0x0fff_ffff == 0)?;
         apic.svr = Svr::from_bits_retain(within(svr, SVR_WRITABLE)?);
         apic.esr = Esr::from_bits(within(esr, u32::MAX)?)?;
         apic.errors = Esr::from_bits(within(errors, u32::MAX)?)?;
