@@ -46,6 +46,7 @@ kinds! {
     "xsetbv" Xsetbv = Exit::Xsetbv { .. },
     "cr8-read" Cr8Read = Exit::Cr8Read { .. },
     "cr8-write" Cr8Write = Exit::Cr8Write { .. },
+    "cr4" Cr4 = Exit::Cr4,
     "invalid-opcode" InvalidOpcode = Exit::InvalidOpcode,
     "ignored" Ignore = Exit::Ignore,
     "handled" Handled = Exit::Handled,

@@ -2,7 +2,7 @@
 //! concerns that guest alone.
 
 use config::Policy;
-use vcpu::{CpuContext, Event, Exit, Gpr, Vcpu};
+use vcpu::{CpuContext, Event, Exit, GeneralProtection, Gpr, Vcpu};
 use x86_spec::cpu::{Cr4, Rflags, vector};
 
 use crate::cpu::{Activity, Core};
@@ -127,6 +127,7 @@ impl Core {
             Exit::Xsetbv { index, value } => self.xsetbv(index, value, vcpu, outside),
             Exit::Cr8Read { register } => self.cr8_read(register, vcpu, memory),
             Exit::Cr8Write { value } => self.cr8_write(value, vcpu, memory),
+            Exit::Cr4 => self.cr4(vcpu, memory),
             Exit::InvalidOpcode => self.fault(vcpu, vector::UD, None),
             Exit::Ignore => match self.length(vcpu, memory, Plain::Idle) {
                 Some(_) if vcpu.cpl() != 0 => self.general_protection(vcpu),
@@ -278,6 +279,30 @@ impl Core {
                 .filter(|found| found.control == 8 && found.write == write)
                 .map(|found| found.len)
         })
+    }
+
+    /// MOV to or from CR4 where the CPU leaves it to Kerf.
+    fn cr4<V: Vcpu, M: GuestMemory>(&mut self, vcpu: &mut V, memory: &M) -> Outcome {
+        let context = vcpu.context();
+        let mode = Mode::of(&context);
+        let fetched = instruction(vcpu, &context, memory);
+        let found = exiting::mov_control(fetched.bytes(), mode).ok();
+        let Some(found) = found.filter(|found| found.control == 4) else {
+            return self.try_again(vcpu, memory);
+        };
+        let mask = if mode == Mode::Bits64 { u64::MAX } else { u32::MAX.into() };
+        let done = match found.write {
+            _ if context.cpl != 0 => Err(GeneralProtection),
+            true => vcpu.write_cr4(vcpu.gpr(found.gpr) & mask),
+            false => {
+                vcpu.set_gpr(found.gpr, context.cr4 & mask);
+                Ok(())
+            }
+        };
+        match done {
+            Ok(()) => self.complete(vcpu, found.len),
+            Err(GeneralProtection) => self.general_protection(vcpu),
+        }
     }
 
     /// The length of the instruction that caused an exit: the CPU's word, or decoded and proved to be that instruction.

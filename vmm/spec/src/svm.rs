@@ -325,8 +325,10 @@ pub mod tlb_control {
 #[allow(missing_docs)]
 pub mod exit_code {
     pub const CR0_READ: u64 = 0x00;
+    pub const CR4_READ: u64 = 0x04;
     pub const CR8_READ: u64 = 0x08;
     pub const CR0_WRITE: u64 = 0x10;
+    pub const CR4_WRITE: u64 = 0x14;
     pub const CR8_WRITE: u64 = 0x18;
     /// Plus the vector.
     pub const EXCEPTION: u64 = 0x40;

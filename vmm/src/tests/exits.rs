@@ -44,6 +44,7 @@ fn every_exit() -> Vec<Exit> {
         Exit::Xsetbv { index: 0, value: 1 },
         Exit::Cr8Read { register: Gpr::Rbx },
         Exit::Cr8Write { value: 2 },
+        Exit::Cr4,
         Exit::InvalidOpcode,
         Exit::Ignore,
         Exit::Handled,
@@ -257,6 +258,44 @@ fn cr8_is_the_task_priority() {
     assert_eq!((bench.gpr(Gpr::R9), bench.vcpu.task_priority), (5, 5));
     assert_eq!(bench.exit(Exit::Cr8Write { value: 16 }), Outcome::Resume);
     assert_eq!(bench.vcpu.pending, Some(GP));
+}
+
+#[test]
+fn cr4_is_read_and_written_by_decoding() {
+    let mut bench = Bench::new();
+    bench.code(&[0x41, 0x0f, 0x20, 0xe1]); // mov r9, cr4
+    assert_eq!(bench.step(Step::undecoded(Exit::Cr4)), Outcome::Resume);
+    assert!(bench.is_past(4));
+    assert_eq!(bench.gpr(Gpr::R9), Cr4::PAE.bits());
+    bench.code(&[0x0f, 0x22, 0xe3]); // mov cr4, rbx
+    bench.set(Gpr::Rbx, 0x6b0);
+    assert_eq!(bench.step(Step::undecoded(Exit::Cr4)), Outcome::Resume);
+    assert!(bench.is_past(3));
+    assert_eq!(bench.vcpu.state.cr4, 0x6b0);
+    bench.code(&[0x0f, 0x22, 0xe3]);
+    bench.set(Gpr::Rbx, 1 << 40);
+    assert_eq!(bench.step(Step::undecoded(Exit::Cr4)), Outcome::Resume);
+    assert!(bench.is_past(0));
+    assert_eq!((bench.vcpu.pending, bench.vcpu.state.cr4), (Some(GP), 0x6b0));
+}
+
+#[test]
+fn a_move_to_another_control_register_is_not_taken_for_cr4s() {
+    let mut bench = Bench::new();
+    bench.code(&[0x0f, 0x22, 0xc3]); // mov cr0, rbx
+    assert_eq!(bench.step(Step::undecoded(Exit::Cr4)), Outcome::Resume);
+    assert!(bench.is_past(0));
+    assert_eq!(bench.vcpu.state.cr4, Cr4::PAE.bits());
+}
+
+#[test]
+fn cr4_has_32_bits_outside_64_bit_code() {
+    let mut bench = Bench::new();
+    bench.enter_32_bit_mode(0);
+    bench.code(&[0x0f, 0x22, 0xe3]);
+    bench.set(Gpr::Rbx, 1 << 40 | 0x10);
+    assert_eq!(bench.step(Step::undecoded(Exit::Cr4)), Outcome::Resume);
+    assert_eq!((bench.vcpu.pending, bench.vcpu.state.cr4), (None, 0x10));
 }
 
 #[test]

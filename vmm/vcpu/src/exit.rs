@@ -44,6 +44,8 @@ pub enum Exit {
         /// The value moved.
         value: u64,
     },
+    /// MOV to or from CR4, of which the CPU tells no more: it is decoded, and a write goes to [`crate::Vcpu::write_cr4`].
+    Cr4,
     /// An instruction that Kerf offers to no guest (VMXON, VMRUN, SKINIT, MWAIT, …): it gets #UD.
     InvalidOpcode,
     /// INVD, WBINVD or another instruction that does nothing worth emulating: it is skipped.

@@ -13,6 +13,7 @@
 extern crate alloc;
 
 mod barrier;
+mod cr4;
 mod exit;
 mod fpu;
 mod frame;
@@ -24,6 +25,7 @@ pub mod scripted;
 pub mod svm;
 pub mod vmx;
 
+pub use cr4::GeneralProtection;
 pub use exit::{Access, EntryFailure, Event, Exit, PortIo, SecondStageFault};
 pub use hot::{Answer, HotExits, Partial, Whole};
 pub use registers::{Code64, CpuContext, Gpr, Registers};
@@ -154,6 +156,14 @@ pub trait Vcpu {
     /// itself; until then [`Vcpu::can_take_interrupt`] is false. A fault given here takes precedence over it; an interrupt
     /// or NMI that is overtaken so is not lost.
     fn inject(&mut self, event: Event);
+
+    /// MOV to CR4 of `value`, which caused [`Exit::Cr4`]: only where the backend has such exits.
+    ///
+    /// # Errors
+    /// [`GeneralProtection`] where the CPU would not take the value.
+    fn write_cr4(&mut self, _value: u64) -> Result<(), GeneralProtection> {
+        Err(GeneralProtection)
+    }
 
     /// A register of the guest that RDMSR reads and the CPU or the backend holds (EFER, PAT, FS base, …).
     ///

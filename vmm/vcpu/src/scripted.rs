@@ -13,8 +13,8 @@ use x86_spec::cpu::Rflags;
 use x86_spec::msr;
 
 use crate::{
-    Backend, CpuContext, EnableError, Event, Events, Exit, Gpr, HostPages, Registers, STATE_MSRS,
-    StateError, Unsupported, Vcpu, VcpuInit, VcpuState,
+    Backend, CpuContext, EnableError, Event, Events, Exit, GeneralProtection, Gpr, HostPages,
+    Registers, STATE_MSRS, StateError, Unsupported, Vcpu, VcpuInit, VcpuState,
 };
 
 /// A backend whose virtual CPUs play scripts.
@@ -276,6 +276,14 @@ impl Vcpu for ScriptedVcpu {
 
     fn inject(&mut self, event: Event) {
         self.pending = Some(event);
+    }
+
+    fn write_cr4(&mut self, value: u64) -> Result<(), GeneralProtection> {
+        if value >> 32 != 0 {
+            return Err(GeneralProtection);
+        }
+        self.state.cr4 = value;
+        Ok(())
     }
 
     fn read_msr(&self, msr: Msr) -> Result<u64, MsrFault> {

@@ -74,6 +74,7 @@ pub(super) fn decode(fields: &ExitFields) -> Exit {
         exit_code::INIT => Exit::InitSignal,
         exit_code::SHUTDOWN => Exit::Shutdown,
         exit_code::XSETBV => Exit::Xsetbv { index: fields.rcx as u32, value: fields.value() },
+        exit_code::CR4_READ | exit_code::CR4_WRITE => Exit::Cr4,
         // An SMI stays pending and is taken by the firmware as soon as GIF is set.
         exit_code::SMI => Exit::Handled,
         exit_code::INVD | exit_code::WBINVD => Exit::Ignore,
@@ -209,6 +210,8 @@ mod tests {
     #[test]
     fn every_exit_that_kerf_asks_for_has_a_meaning() {
         for (code, want) in [
+            (0x04, Exit::Cr4),
+            (0x14, Exit::Cr4),
             (0x60, Exit::ExternalInterrupt),
             (0x61, Exit::Nmi),
             (0x63, Exit::InitSignal),

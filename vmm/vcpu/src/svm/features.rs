@@ -4,7 +4,7 @@ use hw::{CpuidBus, MsrBus};
 use x86_spec::msr;
 use x86_spec::svm::{CPUID_SVM, SvmFeatures, VM_CR_SVMDIS};
 
-use crate::Unsupported;
+use crate::{Unsupported, cr4};
 
 /// What is used where it is offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,8 @@ pub(super) struct Features {
     pub(super) physical_bits: u8,
     /// RDTSCP or RDPID: TSC_AUX exists.
     pub(super) tsc_aux: bool,
+    /// What a guest may set in CR4.
+    pub(super) cr4: u64,
     /// RDPRU, which tells a guest of the host's clocks unless intercepted.
     pub(super) rdpru: bool,
 }
@@ -54,6 +56,7 @@ impl Features {
                 _ => 36,
             },
             tsc_aux: rdpid || identity.edx & (1 << 27) != 0,
+            cr4: cr4::offered(cpuid),
             rdpru: sizes.ebx & (1 << 4) != 0,
         })
     }

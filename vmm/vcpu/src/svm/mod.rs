@@ -11,8 +11,8 @@
 //! | `hot` | the run itself: what happens between an exit and the next entry |
 //! | `entry`, `insn` | the world switch and the other instructions |
 //!
-//! Control registers are not intercepted: nested paging lets the guest have its own. EFER is, so that SVME stays set and
-//! unseen. Every port is intercepted, and every MSR but those that VMLOAD and VMSAVE switch.
+//! Control registers are not intercepted, as nested paging lets the guest have its own; but CR4 is, so that the host's MCE
+//! stays set and reserved bits clear, and EFER, so that SVME stays set and unseen. Every port is intercepted, and every MSR but those that VMLOAD and VMSAVE switch.
 //!
 //! The cache bits of nested page tables index the host's PAT, so the kernel loads [`paging::format::PAT`].
 
@@ -113,7 +113,7 @@ impl Backend for Svm {
         Ok(SvmVcpu::new(self, init, pages)?)
     }
 
-    /// Neither is intercepted: what the CPU has, the guest has.
+    /// INVPCID is not intercepted, and PCIDE not held back: what the CPU has, the guest has.
     fn offers_pcid(&self) -> bool {
         true
     }

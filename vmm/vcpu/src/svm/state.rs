@@ -6,7 +6,7 @@ use x86_spec::msr;
 use x86_spec::segment::{DescriptorTable, Segment};
 use x86_spec::svm::{StateSaveArea, VmcbSegment};
 
-use crate::{Code64, CpuContext, Gpr, Registers};
+use crate::{Code64, CpuContext, GeneralProtection, Gpr, Registers};
 
 /// DR6 after reset.
 const DR6_RESET: u64 = 0xffff_0ff0;
@@ -50,7 +50,7 @@ fn unpack_table(table: &VmcbSegment) -> DescriptorTable {
     DescriptorTable { base: table.base, limit: table.limit as u16 }
 }
 
-/// Puts everything but the general-purpose registers that VMRUN leaves alone.
+/// Puts everything but the general-purpose registers that VMRUN leaves alone, and CR4.
 pub(super) fn set_registers(save: &mut StateSaveArea, registers: &Registers) {
     save.es = pack(&registers.es);
     save.cs = pack(&registers.cs);
@@ -65,7 +65,7 @@ pub(super) fn set_registers(save: &mut StateSaveArea, registers: &Registers) {
     save.cpl = privilege(registers);
     save.efer = registers.efer | Efer::SVME.bits();
     (save.cr0, save.cr2) = (registers.cr0, registers.cr2);
-    (save.cr3, save.cr4) = (registers.cr3, registers.cr4);
+    save.cr3 = registers.cr3;
     (save.dr6, save.dr7) = (DR6_RESET, registers.dr7);
     save.rflags = registers.rflags | Rflags::ONE.bits();
     save.rip = registers.rip;
@@ -211,6 +211,20 @@ fn write_efer(save: &mut StateSaveArea, value: u64) -> Result<(), MsrFault> {
     let kept = (Efer::LMA | Efer::SVME).bits();
     save.efer = value & !kept | old & kept;
     Ok(())
+}
+
+/// What MOV to CR4 of `value` checks where `offered` bits exist (APM vol. 2, 3.1.3 and 5.5.1).
+pub(super) const fn check_cr4(
+    save: &StateSaveArea,
+    value: u64,
+    offered: u64,
+) -> Result<(), GeneralProtection> {
+    let long = save.efer & Efer::LMA.bits() != 0;
+    let sets_pcide = value & !save.cr4 & Cr4::PCIDE.bits() != 0;
+    let refused = value & !offered != 0
+        || long && value & Cr4::PAE.bits() == 0
+        || sets_pcide && (!long || save.cr3 & 0xfff != 0);
+    if refused { Err(GeneralProtection) } else { Ok(()) }
 }
 
 /// Whether every entry of a PAT names a memory type (APM vol. 2, 7.8.1).

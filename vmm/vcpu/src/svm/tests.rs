@@ -25,6 +25,8 @@ impl Cpu {
         let leaf = |eax, ebx, ecx, edx| CpuidResult { eax, ebx, ecx, edx };
         let leaves = [
             (0, leaf(0xd, 0, 0, 0)),
+            (1, leaf(0x0080_0f12, 0, 1 << 17 | 1 << 26, 0x0789_fbff)),
+            (7, leaf(0, 1 << 7 | 1 << 20, 0, 0)),
             (0x8000_0000, leaf(0x8000_000a, 0, 0, 0)),
             (0x8000_0001, leaf(0, 0, 1 << 2, 1 << 27)),
             (0x8000_0008, leaf(0x3028, 0, 0, 0)),
@@ -218,6 +220,42 @@ fn the_privilege_level_follows_mode_and_stack() {
         0
     );
     assert_eq!(cpl(|registers| registers.rflags |= Rflags::VM.bits()), 3);
+}
+
+#[test]
+fn the_hosts_mce_stays_set_and_the_guest_sees_its_own() {
+    const MCE: u64 = 1 << 6;
+    let mut vcpu = vcpu();
+    assert_eq!((vcpu.vmcb.save.cr4, vcpu.context().cr4), (0x6b0 | MCE, 0x6b0));
+    assert_eq!(
+        (vcpu.vmcb.control.intercept_cr_read, vcpu.vmcb.control.intercept_cr_write),
+        (16, 16)
+    );
+    vcpu.finish();
+    assert_eq!(vcpu.write_cr4(0x6b0 | MCE), Ok(()));
+    assert_eq!((vcpu.context().cr4, vcpu.registers().cr4), (0x6b0 | MCE, 0x6b0 | MCE));
+    assert_eq!(vcpu.write_cr4(0x630), Ok(()));
+    assert_eq!((vcpu.vmcb.save.cr4, vcpu.registers().cr4), (0x630 | MCE, 0x630));
+    assert_ne!(vcpu.vmcb.control.tlb_control, tlb_control::NOTHING);
+    assert_eq!(vcpu.vmcb.control.clean & 1 << 5, 0);
+}
+
+#[test]
+fn cr4_takes_what_the_cpu_has_and_the_mode_allows() {
+    let mut vcpu = vcpu();
+    let refused = Err(crate::GeneralProtection);
+    // VMXE, FSGSBASE that this CPU has not, PKE, a reserved bit, the upper half.
+    for bit in [13, 16, 22, 15, 63] {
+        assert_eq!(vcpu.write_cr4(0x6b0 | 1 << bit), refused, "bit {bit}");
+    }
+    assert_eq!(vcpu.write_cr4(0x690), refused, "long mode needs PAE");
+    assert_eq!(vcpu.write_cr4(0x35_07ff & !(1 << 16 | 1 << 8) | 1 << 17), Ok(()));
+    assert_eq!(vcpu.write_cr4(0x6b0), Ok(()));
+    vcpu.vmcb.save.cr3 |= 8;
+    assert_eq!(vcpu.write_cr4(0x6b0 | 1 << 17), refused, "PCIDE while CR3 has low bits");
+    (vcpu.vmcb.save.cr3, vcpu.vmcb.save.efer) = (0, Efer::SVME.bits());
+    assert_eq!(vcpu.write_cr4(0x6b0 | 1 << 17), refused, "PCIDE outside long mode");
+    assert_eq!(vcpu.write_cr4(0), Ok(()));
 }
 
 #[test]

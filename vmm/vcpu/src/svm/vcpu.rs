@@ -15,11 +15,12 @@ use super::features::Features;
 use super::insn::{self, Owned};
 use super::{Svm, checks, hot, state};
 use crate::barrier::Barrier;
+use crate::cr4;
 use crate::fpu::Fpu;
 use crate::frame::OwnFrame;
 use crate::{
-    Code64, CpuContext, EntryFailure, Event, Exit, Gpr, HostPages, HotExits, IdlePolicy, Registers,
-    STATE_MSRS, StateError, Vcpu, VcpuInit, VcpuState,
+    Code64, CpuContext, EntryFailure, Event, Exit, GeneralProtection, Gpr, HostPages, HotExits,
+    IdlePolicy, Registers, STATE_MSRS, StateError, Vcpu, VcpuInit, VcpuState,
 };
 
 /// V_TPR as far as CR8 reaches.
@@ -44,6 +45,8 @@ pub struct SvmVcpu {
     /// DR0 to DR3 while not loaded.
     breakpoints: [u64; 4],
     tsc_aux: u64,
+    /// CR4.MCE as the guest has set it.
+    mce: u64,
     loaded: bool,
     /// Kerf has changed state that VMRUN checks. The rules are looked at before the entry, once, because some CPUs have
     /// overwritten the VMCB by the time they refuse it; what the guest itself changes is checked by the CPU.
@@ -71,6 +74,7 @@ impl SvmVcpu {
             address_space: init.address_space,
             breakpoints: [0; 4],
             tsc_aux: 0,
+            mce: 0,
             loaded: false,
             unchecked: true,
             features: backend.features,
@@ -86,6 +90,7 @@ impl SvmVcpu {
     fn write_controls(&mut self, backend: &Svm, init: &VcpuInit) {
         let features = &self.features;
         let control = &mut self.vmcb.control;
+        (control.intercept_cr_read, control.intercept_cr_write) = (1 << 4, 1 << 4);
         control.intercept_exceptions = EXCEPTIONS;
         control.intercept3 = (Intercept3::INTR
             | Intercept3::NMI
@@ -125,6 +130,17 @@ impl SvmVcpu {
         control.virtual_interrupt = VirtualInterrupt::MASKING.bits();
         control.nested_control = NP_ENABLE;
         control.n_cr3 = init.second_stage.raw();
+    }
+
+    /// CR4 as the guest sees it.
+    fn cr4(&self) -> u64 {
+        self.vmcb.save.cr4 & !cr4::SHADOWED | self.mce
+    }
+
+    /// The reverse: the CPU has MCE set in any case where it exists, as the host has.
+    fn set_cr4(&mut self, view: u64) {
+        self.mce = view & cr4::SHADOWED;
+        self.vmcb.save.cr4 = view | self.features.cr4 & cr4::SHADOWED;
     }
 
     /// What is to be done before an entry; an exit where there is none to make.
@@ -288,7 +304,7 @@ impl Vcpu for SvmVcpu {
     }
 
     fn context(&self) -> CpuContext {
-        state::context(&self.vmcb.save)
+        CpuContext { cr4: self.cr4(), ..state::context(&self.vmcb.save) }
     }
 
     #[inline]
@@ -332,6 +348,15 @@ impl Vcpu for SvmVcpu {
             }
         };
         self.put(word);
+    }
+
+    fn write_cr4(&mut self, value: u64) -> Result<(), GeneralProtection> {
+        state::check_cr4(&self.vmcb.save, value, self.features.cr4)?;
+        self.set_cr4(value);
+        self.changed(Clean::CONTROL_REGISTERS);
+        // Most of its bits concern paging, and a guest flushes global pages by them.
+        self.flush_translations();
+        Ok(())
     }
 
     fn read_msr(&self, msr: Msr) -> Result<u64, MsrFault> {
@@ -390,6 +415,7 @@ impl Vcpu for SvmVcpu {
     fn set_registers(&mut self, registers: &Registers) {
         self.frame.gprs = registers.gprs;
         state::set_registers(&mut self.vmcb.save, registers);
+        self.set_cr4(registers.cr4);
         let control = &mut self.vmcb.control;
         control.interrupt_shadow = 0;
         control.event_injection = EventWord::NONE.0;
@@ -401,7 +427,7 @@ impl Vcpu for SvmVcpu {
     }
 
     fn registers(&self) -> Registers {
-        state::registers(&self.vmcb.save, &self.frame.gprs)
+        Registers { cr4: self.cr4(), ..state::registers(&self.vmcb.save, &self.frame.gprs) }
     }
 
     fn load(&mut self) {

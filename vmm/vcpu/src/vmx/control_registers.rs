@@ -1,6 +1,6 @@
 //! The guest's CR0, CR4 and EFER: which bits the host owns, and what writes to them mean. Pure.
 //!
-//! The guest owns every bit of CR0 but NE, NW and CD, and the bits of CR4 in [`CR4_GUEST_OWNED`]; moves that change
+//! The guest owns every bit of CR0 but NE, NW and CD, and the bits of CR4 in [`cr4::GUEST_OWNED`]; moves that change
 //! only those do not exit, and the CPU does all that goes with them: its fault checks, EFER.LMA and the IA-32e mode
 //! entry control (IA32_VMX_MISC bit 5), the page-directory-pointer entries of PAE paging.
 //!
@@ -11,43 +11,16 @@
 use x86_spec::cpu::{Cr0, Cr4, Efer};
 
 use super::capabilities::Capabilities;
+use crate::cr4::{self, GeneralProtection};
 
 /// CR0 bits that the host owns. VMX operation needs NE; NW and CD would switch off the cache of the CPU.
 pub(super) const CR0_HOST_OWNED: u64 = Cr0::NE.union(Cr0::NW).union(Cr0::CD).bits();
 
-/// CR4 bits that the guest owns, as far as the CPU has them. MCE is not among them: the host's machine-check handler
-/// stays reachable. Bits that bring state which Kerf does not switch (protection
-/// keys, CET, user interrupts) are nobody's.
-const CR4_GUEST_OWNED: u64 = Cr4::VME
-    .union(Cr4::PVI)
-    .union(Cr4::TSD)
-    .union(Cr4::DE)
-    .union(Cr4::PSE)
-    .union(Cr4::PAE)
-    .union(Cr4::PGE)
-    .union(Cr4::PCE)
-    .union(Cr4::OSFXSR)
-    .union(Cr4::OSXMMEXCPT)
-    .union(Cr4::UMIP)
-    .union(Cr4::FSGSBASE)
-    .union(Cr4::PCIDE)
-    .union(Cr4::OSXSAVE)
-    .union(Cr4::SMEP)
-    .union(Cr4::SMAP)
-    .bits();
-
 /// CR4 bits that the host owns.
-pub(super) const CR4_HOST_OWNED: u64 = !CR4_GUEST_OWNED;
-
-/// Host-owned CR4 bits that a guest may set in its view.
-const CR4_SHADOWED: u64 = Cr4::MCE.bits();
+pub(super) const CR4_HOST_OWNED: u64 = !cr4::GUEST_OWNED;
 
 /// EFER bits that a guest may set; LMA follows from others.
 const EFER_WRITABLE: u64 = Efer::SCE.union(Efer::LME).union(Efer::NXE).bits();
-
-/// An access that gets #GP(0).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct GeneralProtection;
 
 /// CR0 as the CPU has it when the guest's view is `view`.
 pub(super) const fn real_cr0(view: u64, capabilities: &Capabilities) -> u64 {
@@ -59,7 +32,7 @@ pub(super) const fn real_cr0(view: u64, capabilities: &Capabilities) -> u64 {
 /// CR4 as the CPU has it when the guest's view is `view` and the host's own CR4 is `host`.
 pub(super) const fn real_cr4(view: u64, host: u64, capabilities: &Capabilities) -> u64 {
     let mce = host & Cr4::MCE.bits();
-    capabilities.cr4.adjust(view & CR4_GUEST_OWNED | mce | Cr4::VMXE.bits())
+    capabilities.cr4.adjust(view & cr4::GUEST_OWNED | mce | Cr4::VMXE.bits())
 }
 
 /// A control register as the guest reads it (SDM vol. 3, 25.6.6).
@@ -78,10 +51,10 @@ pub(super) const fn write_cr0(value: u64) -> Result<u64, GeneralProtection> {
 
 /// The new read shadow after a MOV to CR4 of `value` that exited.
 pub(super) const fn write_cr4(value: u64) -> Result<u64, GeneralProtection> {
-    if value & CR4_HOST_OWNED & !CR4_SHADOWED != 0 {
+    if value & CR4_HOST_OWNED & !cr4::SHADOWED != 0 {
         return Err(GeneralProtection);
     }
-    Ok(value & CR4_SHADOWED)
+    Ok(value & cr4::SHADOWED)
 }
 
 /// EFER after WRMSR of `value` where it was `current` and the guest's CR0 is `cr0` (SDM vol. 3, 2.2.1 and 4.1.2).

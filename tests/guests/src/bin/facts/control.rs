@@ -1,7 +1,10 @@
-//! Control registers: what may change changes, also where the hypervisor holds bits of its own. (What may not is the CPU's
-//! to refuse, and QEMU 11.1 does not: it takes CR4 without PAE in long mode, and leaves the guest for good at a reserved bit.)
+//! Control registers: what may change changes, also where the hypervisor holds bits of its own, and what may not is refused.
 
-use guests::{attempt, check, read_register, write_register};
+use guests::{
+    attempt, check, read_register,
+    trap::{GP, Trap},
+    write_register,
+};
 
 const CR0_MP: u64 = 1 << 1;
 const CR0_NE: u64 = 1 << 5;
@@ -11,11 +14,14 @@ const CR0_NW: u64 = 1 << 29;
 const CR0_CD: u64 = 1 << 30;
 const CR4_TSD: u64 = 1 << 2;
 const CR4_DE: u64 = 1 << 3;
+const CR4_PAE: u64 = 1 << 5;
+const CR4_MCE: u64 = 1 << 6;
 const CR4_PGE: u64 = 1 << 7;
 const CR4_VMXE: u64 = 1 << 13;
 
 pub(crate) fn run() {
     bits_toggle();
+    refused();
     caching();
     priority();
     word_forms();
@@ -37,7 +43,7 @@ fn bits_toggle() {
             "{old:x} {other:x} {back:x}"
         );
     }
-    for (name, bit) in [("tsd", CR4_TSD), ("de", CR4_DE), ("pge", CR4_PGE)] {
+    for (name, bit) in [("tsd", CR4_TSD), ("de", CR4_DE), ("mce", CR4_MCE), ("pge", CR4_PGE)] {
         let old = read_register!("cr4");
         // SAFETY: likewise.
         let (other, back) = unsafe {
@@ -54,6 +60,24 @@ fn bits_toggle() {
     }
     let cr4 = read_register!("cr4");
     check!("cr4-hides-vmxe", cr4 & CR4_VMXE == 0, "{cr4:#x}");
+}
+
+/// Long mode needs PAE; the rest is reserved or not offered.
+fn refused() {
+    let cr4 = read_register!("cr4");
+    for (name, value) in [
+        ("without-pae", cr4 & !CR4_PAE),
+        ("vmxe", cr4 | CR4_VMXE),
+        ("bit-15", cr4 | 1 << 15),
+        ("bit-31", cr4 | 1 << 31),
+        ("bit-63", cr4 | 1 << 63),
+    ] {
+        // SAFETY: it is refused.
+        let refused = unsafe { write_register!("cr4", value) };
+        let now = read_register!("cr4");
+        let is_as_before = refused == Err(Trap { vector: GP, error: 0 }) && now == cr4;
+        check!(format_args!("cr4-refuses-{name}"), is_as_before, "{refused:x?} {now:x}");
+    }
 }
 
 /// Linux does this when it sets MTRRs and the PAT.
