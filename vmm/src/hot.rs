@@ -188,7 +188,8 @@ impl<M: GuestMemory, H: Host> HotExits for Hot<'_, M, H> {
         vcpu.advance(rip, None)
     }
 
-    /// A MOV between a register and a device register, by 64-bit code.
+    /// A MOV from a device register, by 64-bit code. No store: one can have others told ([`Host::kick`]), and that is for
+    /// when the CPU is whole again.
     #[inline(always)]
     fn memory<P: Whole>(&mut self, fault: SecondStageFault, mut vcpu: P) -> Answer {
         let Some(code) = vcpu.code64() else { return Answer::Pass };
@@ -198,6 +199,9 @@ impl<M: GuestMemory, H: Host> HotExits for Hot<'_, M, H> {
             return Answer::Pass;
         };
         let Move { len, gpr, width, store, address } = mov;
+        if store {
+            return Answer::Pass;
+        }
         let (gpa, offset) = (fault.gpa, address % PAGE_SIZE);
         let outside = &mut Outside { vm: self.vm, memory: self.memory, host: &mut *self.host };
         let is_lapic = self.core.lapic.page() == Some(gpa.align_down(PAGE_SIZE));
@@ -215,15 +219,12 @@ impl<M: GuestMemory, H: Host> HotExits for Hot<'_, M, H> {
         self.core.ring.note(ExitRecord { kind, rip, detail: gpa.raw() });
         self.core.retries.clear();
         // Nothing that is answered is refused.
-        if store {
-            let _ = self.core.mmio_write(gpa, width, vcpu.gpr(gpr), outside);
-        } else if is_lapic {
+        if is_lapic {
             let now = self.core.lapic_time(self.core.guest_tsc(outside.host));
             vcpu.set_gpr(gpr, self.core.lapic.read(offset, width, now) & width.mask());
         } else if let Ok(value) = self.core.mmio_read(gpa, width, outside) {
             vcpu.set_gpr(gpr, value);
         }
-        let _ = vcpu.advance(rip, Some(len));
-        if store { Answer::Leave } else { Answer::Again }
+        vcpu.advance(rip, Some(len))
     }
 }

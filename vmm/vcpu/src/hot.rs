@@ -10,6 +10,9 @@ use hw::Msr;
 use crate::{Code64, Gpr, PortIo, SecondStageFault, Vcpu};
 
 /// Who answers frequent exits. Each method changes nothing where it answers [`Answer::Pass`].
+///
+/// The CPU still has some of the guest's state, on SVM the base of GS among it: nothing here may use the CPU's own data, so
+/// nothing may wake another virtual CPU, print, or panic.
 pub trait HotExits {
     /// CPUID.
     fn cpuid<P: Partial>(&mut self, vcpu: P) -> Answer;
