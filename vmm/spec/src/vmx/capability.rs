@@ -105,6 +105,12 @@ impl Basic {
         self.0 & 1 << 48 != 0
     }
 
+    /// Whether SMM can have a monitor of its own.
+    #[must_use]
+    pub const fn has_dual_monitor(self) -> bool {
+        self.0 & 1 << 49 != 0
+    }
+
     /// Whether the `TRUE_` registers exist.
     #[must_use]
     pub const fn has_true_controls(self) -> bool {

@@ -257,6 +257,8 @@ pub mod guest {
         ACTIVITY: Field32 = 0x4826;
         /// SYSENTER code segment.
         SYSENTER_CS: Field32 = 0x482a;
+        /// What the preemption timer counts down from.
+        PREEMPTION_TIMER: Field32 = 0x482e;
         /// CR0.
         CR0: Natural = 0x6800;
         /// CR3.

@@ -73,6 +73,16 @@ const ENTRY: &[Named] = &[
     (EntryControls::IA32E_MODE_GUEST.bits(), "IA-32e mode guest"),
 ];
 
+/// Where VT-x is itself emulated, the preemption timer counts what a guest has run in all, and ends it now and then. Bochs
+/// masks the host's interrupts after an entry whose guest has IF clear, until that guest changes IF: one that leaves it
+/// clear would keep the CPU for ever (3.0: the mask is made before the CPU counts as in the guest). A physical CPU has
+/// the dual-monitor treatment (A.1) and is spared the timer, as is one that cannot save its count (26.5.1).
+fn has_watchdog(capabilities: &Capabilities) -> bool {
+    !capabilities.basic.has_dual_monitor()
+        && capabilities.pin_based.may & PinBased::PREEMPTION_TIMER.bits() != 0
+        && capabilities.exit.may & ExitControls::SAVE_PREEMPTION_TIMER.bits() != 0
+}
+
 impl Controls {
     /// The controls for a CPU of these capabilities.
     ///
@@ -87,15 +97,21 @@ impl Controls {
         let mut entry = adjust(ENTRY, 0, capabilities.entry)?;
         // Needed, and set only while the guest is in that mode.
         entry &= !EntryControls::IA32E_MODE_GUEST.bits();
+        let (timer, save_timer) = match has_watchdog(capabilities) {
+            true => (PinBased::PREEMPTION_TIMER, ExitControls::SAVE_PREEMPTION_TIMER),
+            false => (PinBased::empty(), ExitControls::empty()),
+        };
+        let pin_based = adjust(PIN_BASED, timer.bits(), capabilities.pin_based)?;
+        let exit = adjust(EXIT, save_timer.bits(), capabilities.exit)?;
         Ok(Self {
-            pin_based: PinBased::from_bits_retain(adjust(PIN_BASED, 0, capabilities.pin_based)?),
+            pin_based: PinBased::from_bits_retain(pin_based),
             primary: Primary::from_bits_retain(adjust(PRIMARY, 0, capabilities.primary)?),
             secondary: Secondary::from_bits_retain(adjust(
                 SECONDARY,
                 SECONDARY_OPTIONAL.bits(),
                 capabilities.secondary,
             )?),
-            exit: ExitControls::from_bits_retain(adjust(EXIT, 0, capabilities.exit)?),
+            exit: ExitControls::from_bits_retain(exit),
             entry: EntryControls::from_bits_retain(entry),
         })
     }

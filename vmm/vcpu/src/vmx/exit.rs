@@ -34,6 +34,8 @@ pub(super) enum Decoded {
     MachineCheck,
     /// The guest can take an NMI now.
     NmiWindow,
+    /// The guest has run for a while.
+    PreemptionTimer,
     /// The entry failed: the whole exit reason and the qualification.
     EntryFailed(u32, u64),
 }
@@ -59,6 +61,7 @@ pub(super) fn decode(exit_reason: u32, fields: &impl Fields, gpr: impl Fn(Gpr) -
         reason::EXTERNAL_INTERRUPT => Exit::ExternalInterrupt,
         reason::INTERRUPT_WINDOW => Exit::InterruptWindow,
         reason::NMI_WINDOW => return Decoded::NmiWindow,
+        reason::PREEMPTION_TIMER => return Decoded::PreemptionTimer,
         reason::CR_ACCESS => return cr_access(fields, gpr),
         reason::XSETBV => Exit::Xsetbv { index: ecx(), value: edx_eax() },
         reason::EXCEPTION_OR_NMI => return exception(fields),

@@ -19,6 +19,8 @@ pub(super) const EXCEPTIONS: u32 = 1 << vector::MC | 1 << vector::DB | 1 << vect
 
 /// PAT after reset (SDM vol. 3, 12.12.4).
 const PAT_RESET: u64 = 0x0007_0406_0007_0406;
+/// What the preemption timer counts down from, where it is used: a few milliseconds of the guest's time.
+pub(super) const PREEMPTION_COUNT: u32 = 1 << 18;
 /// DR7's bit that is always one.
 const DR7_ONE: u64 = 1 << 10;
 /// Type of an LDT descriptor.
@@ -82,6 +84,9 @@ pub(super) fn write_controls(
     vmcs.write(control::MSR_BITMAP, environment.msr_bitmap.raw());
     vmcs.write(control::TSC_OFFSET, environment.tsc_offset);
     vmcs.write(control::EPT_POINTER, bits::ept_pointer(environment.second_stage));
+    if controls.pin_based.contains(bits::PinBased::PREEMPTION_TIMER) {
+        vmcs.write(guest::PREEMPTION_TIMER, PREEMPTION_COUNT);
+    }
     if controls.secondary.contains(bits::Secondary::ENABLE_VPID) {
         vmcs.write(control::VPID, environment.address_space);
     }

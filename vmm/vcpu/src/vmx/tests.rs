@@ -9,11 +9,11 @@ use x86_spec::msr;
 use x86_spec::segment::{DescriptorTable, Segment};
 use x86_spec::vmx::capability;
 use x86_spec::vmx::control::{EntryControls, Primary, Secondary};
-use x86_spec::vmx::field::host;
+use x86_spec::vmx::field::{control, guest, host};
 
 use super::capabilities::Capabilities;
 use super::controls::Controls;
-use super::fields::{FieldsMut, TestFields};
+use super::fields::{Fields, FieldsMut, TestFields};
 use super::setup::{self, Environment, HostState};
 use super::{Vmx, checks};
 use crate::{Backend, Registers, Unsupported};
@@ -221,6 +221,30 @@ fn optional_controls_are_used_only_where_they_are_offered() {
     cpu.forbid(capability::SECONDARY, Secondary::ENABLE_VPID.bits());
     let less = Controls::plan(&cpu.capabilities()).unwrap();
     assert_eq!(less.secondary, all.secondary - Secondary::ENABLE_VPID);
+}
+
+#[test]
+fn the_preemption_timer_counts_only_where_vt_x_is_emulated() {
+    const DUAL_MONITOR: u64 = 1 << 49;
+    let timer = |cpu: &DescribedCpu| {
+        let vmcs = filled(&cpu.capabilities(), &long_mode());
+        let counts = vmcs.read(control::PIN_BASED) & 1 << 6 != 0;
+        let is_saved = vmcs.read(control::EXIT) & 1 << 22 != 0;
+        assert_eq!(checks::check(&vmcs, &cpu.capabilities()), Ok(()));
+        // A count of 0 would end the guest at once.
+        (counts && vmcs.read(guest::PREEMPTION_TIMER) != 0, is_saved)
+    };
+    let emulated = DescribedCpu::recorded();
+    assert_eq!(timer(&emulated), (true, true));
+    for (register, bit) in [(capability::TRUE_PIN_BASED, 1 << 6), (capability::TRUE_EXIT, 1 << 22)]
+    {
+        let mut cpu = emulated.clone();
+        cpu.forbid(register, bit);
+        assert_eq!(timer(&cpu), (false, false), "a count that is not saved starts anew each time");
+    }
+    let mut physical = emulated;
+    *physical.msrs.get_mut(&capability::BASIC.0).unwrap() |= DUAL_MONITOR;
+    assert_eq!(timer(&physical), (false, false));
 }
 
 #[test]

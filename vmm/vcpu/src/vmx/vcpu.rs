@@ -232,6 +232,11 @@ impl VmxVcpu {
             Decoded::GeneralProtection => self.queue.raise(Injection::GENERAL_PROTECTION),
             Decoded::Reflect(exception, qualification) => self.reflect(exception, qualification),
             Decoded::NmiWindow => {}
+            Decoded::PreemptionTimer => {
+                self.vmcs().write(guest::PREEMPTION_TIMER, setup::PREEMPTION_COUNT);
+                // It is there to let the host's interrupts in.
+                return Exit::ExternalInterrupt;
+            }
             Decoded::Nmi => {
                 insn::call_nmi_handler();
                 return Exit::Nmi;

@@ -101,7 +101,10 @@ const CONTROLS: &[(EntryCheck, Break)] = &[
     (EptPointer, |v| set(v, control::EPT_POINTER, WILD)),
     (UnrestrictedGuest, |v| clear(v, control::SECONDARY, 1 << 1)),
     (ExitControls, |v| clear(v, control::EXIT, 1 << 0)),
-    (SavePreemptionTimer, |v| set(v, control::EXIT, 1 << 22)),
+    (SavePreemptionTimer, |v| {
+        clear(v, control::PIN_BASED, 1 << 6);
+        set(v, control::EXIT, 1 << 22);
+    }),
     (ExitMsrStore, |v| {
         v.write(control::EXIT_MSR_STORE_COUNT, 1);
         v.write(control::EXIT_MSR_STORE_ADDRESS, 8);

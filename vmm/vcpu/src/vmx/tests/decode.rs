@@ -56,6 +56,8 @@ fn exits_without_fields() {
     }
     assert_eq!(decoded(reason::RDPMC, &TestFields::default()), Decoded::GeneralProtection);
     assert_eq!(decoded(reason::NMI_WINDOW, &TestFields::default()), Decoded::NmiWindow);
+    let timer = decoded(reason::PREEMPTION_TIMER, &TestFields::default());
+    assert_eq!(timer, Decoded::PreemptionTimer);
 }
 
 #[test]
