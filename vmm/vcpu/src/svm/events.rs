@@ -5,6 +5,7 @@ use x86_spec::cpu::Rflags;
 use x86_spec::svm::{Clean, EventWord, INTERRUPT_SHADOW, VirtualInterrupt};
 
 use super::SvmVcpu;
+use super::nmi::Nmis;
 use crate::Events;
 
 /// Events and the window, apart from EVENTINJ itself.
@@ -12,8 +13,10 @@ use crate::Events;
 pub(super) struct Waiting {
     /// An interrupt that a fault overtook. The local APIC takes it for delivered, so it must not be lost.
     held: EventWord,
-    /// Likewise an NMI.
+    /// An NMI: overtaken likewise, or not to be delivered yet.
     nmi: bool,
+    /// Which is to be seen from this.
+    pub(super) nmis: Nmis,
     /// The priority class for which the caller wants to be told.
     window: Option<u8>,
     /// The CPU takes a virtual interrupt whose priority is V_TPR itself, which the manual excludes (APM vol. 2, 15.21.4).
@@ -23,7 +26,13 @@ pub(super) struct Waiting {
 
 impl Waiting {
     pub(super) const fn new() -> Self {
-        Self { held: EventWord::NONE, nmi: false, window: None, takes_equal_priority: false }
+        Self {
+            held: EventWord::NONE,
+            nmi: false,
+            nmis: Nmis::Open,
+            window: None,
+            takes_equal_priority: false,
+        }
     }
 
     /// Whether the next entry has nothing to see to here.
@@ -59,6 +68,13 @@ impl SvmVcpu {
     /// Makes `event` the next to be delivered, or whichever of it and what is there already goes first: a fault. An
     /// interrupt or NMI then waits; another fault would happen again.
     pub(super) fn put(&mut self, event: EventWord) {
+        if event.kind() == EventWord::NMI {
+            if self.blocks_nmis() {
+                self.waiting.nmi = true;
+                return;
+            }
+            self.set_nmis(Nmis::Blocked);
+        }
         let due = EventWord(self.vmcb.control.event_injection);
         let goes_first = !due.is_valid() || event.kind() == EventWord::EXCEPTION;
         let (first, later) = if goes_first { (event, due) } else { (due, event) };
@@ -67,7 +83,10 @@ impl SvmVcpu {
             return;
         }
         match later.kind() {
-            EventWord::NMI => self.waiting.nmi = true,
+            EventWord::NMI => {
+                self.waiting.nmi = true;
+                self.set_nmis(Nmis::Open);
+            }
             EventWord::INTERRUPT => {
                 self.waiting.held = later;
                 self.update_window();
@@ -82,13 +101,18 @@ impl SvmVcpu {
         if EventWord(self.vmcb.control.event_injection).is_valid() {
             return;
         }
-        if core::mem::take(&mut self.waiting.nmi) {
+        if self.waiting.nmi && !self.blocks_nmis() {
             let nmi = x86_spec::cpu::vector::NMI;
+            self.waiting.nmi = false;
             self.vmcb.control.event_injection = EventWord::new(EventWord::NMI, nmi, None).0;
+            self.set_nmis(Nmis::Blocked);
         } else if self.is_interruptible() {
             let held = core::mem::replace(&mut self.waiting.held, EventWord::NONE);
             self.vmcb.control.event_injection = held.0;
             self.update_window();
+        }
+        if self.waiting.nmi {
+            self.step_iret();
         }
     }
 
@@ -110,20 +134,23 @@ impl SvmVcpu {
             first: self.vmcb.control.event_injection,
             overtaken: self.waiting.held.0,
             nmi: self.waiting.nmi,
+            // One that is still to be delivered blocks none.
+            nmi_blocked: self.blocks_nmis() && !is_nmi(self.vmcb.control.event_injection),
             sti_shadow: self.vmcb.control.interrupt_shadow & INTERRUPT_SHADOW != 0,
             // EVENTINJ takes up a delivery again without another word.
             ..Events::default()
         }
     }
 
-    /// The reverse, of events that have been checked. The CPU tells neither shadow from the other, and keeps by itself that
-    /// NMIs are blocked.
+    /// The reverse, of events that have been checked. The CPU tells neither shadow from the other.
     pub(super) fn set_events(&mut self, events: &Events) {
         let control = &mut self.vmcb.control;
         control.event_injection = super::vcpu::redelivery(EventWord(events.first)).0;
         control.interrupt_shadow = u64::from(events.sti_shadow || events.mov_ss_shadow);
         self.waiting.held = EventWord(events.overtaken);
         self.waiting.nmi = events.nmi;
+        let blocked = events.nmi_blocked || is_nmi(events.first);
+        self.set_nmis(if blocked { Nmis::Blocked } else { Nmis::Open });
         self.update_window();
     }
 
@@ -153,4 +180,9 @@ impl SvmVcpu {
             self.changed(Clean::TPR);
         }
     }
+}
+
+/// Whether an event word is an NMI's.
+const fn is_nmi(event: u64) -> bool {
+    EventWord(event).is_valid() && EventWord(event).kind() == EventWord::NMI
 }

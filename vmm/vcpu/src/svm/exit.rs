@@ -31,6 +31,8 @@ pub(super) enum Own {
     Reflect { vector: u8, error_code: Option<u32> },
     /// Raise #GP(0) in the guest.
     GeneralProtection,
+    /// The handler of an NMI ends.
+    Iret,
     /// Call the host's machine-check handler.
     MachineCheck,
     /// Find out whose window the virtual interrupt is.
@@ -49,6 +51,7 @@ pub(super) const fn own(code: u64) -> Option<Own> {
     Some(match code {
         // No counter is offered.
         exit_code::RDPMC => Own::GeneralProtection,
+        exit_code::IRET => Own::Iret,
         exit_code::VINTR => Own::Window,
         MACHINE_CHECK => Own::MachineCheck,
         DEBUG => Own::Reflect { vector: vector::DB, error_code: None },
@@ -235,6 +238,7 @@ mod tests {
             (0x51, Own::Reflect { vector: 17, error_code: Some(0) }),
             (0x52, Own::MachineCheck),
             (0x64, Own::Window),
+            (0x74, Own::Iret),
             (u64::MAX, Own::Refused),
             (0xffff_ffff, Own::Refused),
         ] {

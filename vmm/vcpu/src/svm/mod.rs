@@ -5,6 +5,7 @@
 //! | `features` | what this CPU offers; the documented minimum |
 //! | `vcpu` | [`SvmVcpu`]: one VMCB and what goes with it |
 //! | `events` | what waits for a virtual CPU, and the interrupt window |
+//! | `nmi` | that NMIs wait for the end of an NMI's handler |
 //! | `state` | neutral registers and MSRs in and out of the VMCB; pure |
 //! | `exit` | what an exit code means; pure |
 //! | `checks` | the rules that VMRUN checks; pure |
@@ -23,6 +24,7 @@ mod exit;
 mod features;
 mod hot;
 mod insn;
+mod nmi;
 mod state;
 #[cfg(test)]
 mod tests;

@@ -379,6 +379,117 @@ fn an_nmi_waits_behind_what_is_being_delivered() {
     assert!(vcpu.waiting.is_empty());
 }
 
+const NMI: u64 = 0x8000_0202;
+const IRET: u32 = 1 << 20;
+
+/// The handler of an NMI has come to its IRET, and a second NMI waits.
+fn at_iret() -> super::SvmVcpu {
+    let mut vcpu = vcpu();
+    vcpu.inject(Event::Nmi);
+    assert_eq!((vcpu.vmcb.control.event_injection, vcpu.save().events.nmi_blocked), (NMI, false));
+    leave(&mut vcpu, 0x72, 0);
+    assert!(vcpu.save().events.nmi_blocked);
+    vcpu.inject(Event::Nmi);
+    vcpu.put_overtaken();
+    assert_eq!(vcpu.vmcb.control.event_injection, 0, "the handler runs");
+    assert_ne!(vcpu.vmcb.control.intercept3 & IRET, 0);
+    assert_eq!(leave(&mut vcpu, 0x74, 0), Exit::Handled);
+    assert_eq!(vcpu.vmcb.control.intercept3 & IRET, 0);
+    vcpu
+}
+
+/// The IRET is carried out, and the single-step trap exits.
+fn iret(vcpu: &mut super::SvmVcpu) -> Exit {
+    vcpu.vmcb.save.rip += 0x1000;
+    vcpu.vmcb.save.rflags = 0x2;
+    vcpu.vmcb.save.dr6 |= 1 << 14;
+    leave(vcpu, 0x41, 0)
+}
+
+#[test]
+fn an_nmi_waits_for_the_iret_of_the_one_before() {
+    let mut vcpu = at_iret();
+    vcpu.put_overtaken();
+    assert_eq!((vcpu.vmcb.control.event_injection, vcpu.vmcb.save.rflags), (0, 0x302));
+    assert_eq!(iret(&mut vcpu), Exit::Handled);
+    assert_eq!((vcpu.vmcb.control.event_injection, vcpu.vmcb.save.dr6), (0, 0xffff_0ff0));
+    vcpu.put_overtaken();
+    assert_eq!(vcpu.vmcb.control.event_injection, NMI);
+    assert!(vcpu.waiting.is_empty());
+    assert_ne!(vcpu.vmcb.control.intercept3 & IRET, 0, "and the next waits for this one");
+}
+
+#[test]
+fn a_step_that_something_forestalls_is_taken_back() {
+    let mut vcpu = at_iret();
+    vcpu.put_overtaken();
+    assert_eq!(leave(&mut vcpu, 0x60, 0), Exit::ExternalInterrupt);
+    assert_eq!(vcpu.vmcb.save.rflags, 0x202);
+    assert_ne!(vcpu.vmcb.control.intercept3 & IRET, 0);
+    // An interrupt goes in before IRET: no step, or the handler would see TF.
+    vcpu.inject(Event::Interrupt(0x41));
+    vcpu.put_overtaken();
+    assert_eq!((vcpu.vmcb.control.event_injection, vcpu.vmcb.save.rflags), (0x8000_0041, 0x202));
+    assert_eq!(leave(&mut vcpu, 0x74, 0), Exit::Handled);
+    vcpu.put_overtaken();
+    assert_eq!(vcpu.vmcb.save.rflags, 0x302);
+}
+
+#[test]
+fn a_step_of_the_guests_own_reaches_it_before_the_nmi() {
+    let mut vcpu = at_iret();
+    vcpu.set_rflags(0x102);
+    vcpu.put_overtaken();
+    assert_eq!(iret(&mut vcpu), Exit::Handled);
+    assert_eq!(vcpu.vmcb.control.event_injection, 0x8000_0301);
+    assert_eq!(vcpu.vmcb.save.dr6, 0xffff_4ff0);
+    leave(&mut vcpu, 0x72, 0);
+    vcpu.put_overtaken();
+    assert_eq!(vcpu.vmcb.control.event_injection, NMI);
+}
+
+#[test]
+fn an_nmi_that_comes_after_iret_does_not_wait() {
+    let mut vcpu = vcpu();
+    vcpu.inject(Event::Nmi);
+    leave(&mut vcpu, 0x72, 0);
+    leave(&mut vcpu, 0x74, 0);
+    assert!(vcpu.save().events.nmi_blocked, "it is yet to be carried out");
+    vcpu.put_overtaken();
+    assert_eq!(vcpu.vmcb.save.rflags, 0x202, "no NMI waits");
+    vcpu.vmcb.save.rip += 0x1000;
+    leave(&mut vcpu, 0x72, 0);
+    assert!(!vcpu.save().events.nmi_blocked);
+    vcpu.inject(Event::Nmi);
+    assert_eq!(vcpu.vmcb.control.event_injection, NMI);
+}
+
+#[test]
+fn an_nmi_that_a_fault_overtakes_comes_next() {
+    let mut vcpu = vcpu();
+    leave(&mut vcpu, 0x51, NMI);
+    assert_eq!(vcpu.vmcb.control.event_injection, 0x8000_0b11);
+    leave(&mut vcpu, 0x72, 0);
+    vcpu.put_overtaken();
+    assert_eq!(vcpu.vmcb.control.event_injection, NMI);
+}
+
+#[test]
+fn that_nmis_are_blocked_goes_to_another_virtual_cpu() {
+    let mut vcpu = vcpu();
+    vcpu.inject(Event::Nmi);
+    leave(&mut vcpu, 0x72, 0);
+    vcpu.inject(Event::Nmi);
+    let state = vcpu.save();
+    assert!(state.events.nmi && state.events.nmi_blocked);
+    let mut other = self::vcpu();
+    other.restore(&state).unwrap();
+    other.put_overtaken();
+    assert_eq!(other.vmcb.control.event_injection, 0);
+    other.set_registers(&long_mode());
+    assert_eq!(other.vmcb.control.intercept3 & IRET, 0, "a reset ends it");
+}
+
 #[test]
 fn an_emulated_instruction_ends_with_the_single_step_trap() {
     let mut vcpu = vcpu();

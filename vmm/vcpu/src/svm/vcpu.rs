@@ -13,6 +13,7 @@ use super::events::Waiting;
 use super::exit::{self, ExitFields, Own};
 use super::features::Features;
 use super::insn::{self, Owned};
+use super::nmi::{DR6_STEP, Nmis};
 use super::{Svm, checks, hot, state};
 use crate::barrier::Barrier;
 use crate::cr4;
@@ -25,8 +26,6 @@ use crate::{
 
 /// V_TPR as far as CR8 reaches.
 pub(super) const V_TPR: u32 = 0xf;
-/// DR6.BS: a single step.
-const DR6_STEP: u64 = 1 << 14;
 /// Exceptions that are intercepted. #MC is the host's. #DB and #AC can raise themselves again while they are delivered,
 /// for ever, with no interrupt taken in between; an exit at each keeps the CPU in Kerf's hands.
 const EXCEPTIONS: u32 = 1 << vector::DB | 1 << vector::AC | 1 << vector::MC;
@@ -176,6 +175,13 @@ impl SvmVcpu {
         if EventWord(control.exit_int_info).is_valid() {
             control.event_injection = redelivery(EventWord(control.exit_int_info)).0;
         }
+        if let Nmis::Stepping { iret, tf, step } = self.waiting.nmis
+            && self.end_step(iret, tf, step)
+        {
+            return Exit::Handled;
+        }
+        let vmcb = &mut *self.vmcb;
+        let control = &mut vmcb.control;
         if let Some(own) = exit::own(control.exit_code) {
             return self.handle(own);
         }
@@ -199,6 +205,7 @@ impl SvmVcpu {
             Own::GeneralProtection => {
                 self.inject(Event::Exception { vector: vector::GP, error_code: Some(0) });
             }
+            Own::Iret => self.end_nmi(),
             Own::MachineCheck => insn::machine_check(),
             Own::Window if self.is_callers_window() => return Exit::InterruptWindow,
             Own::Window => {}
@@ -252,7 +259,8 @@ impl Vcpu for SvmVcpu {
         if let Some(exit) = self.prepare() {
             return Some(exit);
         }
-        if self.vmcb.control.tlb_control != tlb_control::NOTHING {
+        let is_stepping = matches!(self.waiting.nmis, Nmis::Stepping { .. });
+        if self.vmcb.control.tlb_control != tlb_control::NOTHING || is_stepping {
             // Once, not at each entry of a long run.
             return Some(hot::run(self));
         }
@@ -420,6 +428,7 @@ impl Vcpu for SvmVcpu {
         control.interrupt_shadow = 0;
         control.event_injection = EventWord::NONE.0;
         self.waiting = Waiting::new();
+        self.set_nmis(Nmis::Open);
         self.set_window(None);
         self.unchecked = true;
         self.changed(Clean::all());

@@ -19,12 +19,15 @@ const ONE_SHOT: u32 = 0;
 const PERIODIC: u32 = 1 << 17;
 /// Divide by 1.
 const UNDIVIDED: u32 = 0b1011;
+const NMI_MODE: u32 = 0b100 << 8;
 const COUNT: u32 = 200_000;
 
 static TICKS: AtomicU32 = AtomicU32::new(0);
 static SENT: AtomicU32 = AtomicU32::new(0);
 static ERRORS: AtomicU32 = AtomicU32::new(0);
 static NMIS: AtomicU32 = AtomicU32::new(0);
+/// How many had come when the handler that sent another ended.
+static NMIS_INSIDE: AtomicU32 = AtomicU32::new(0);
 
 pub(crate) fn run() {
     apic::enable();
@@ -152,9 +155,17 @@ fn errors() {
     apic::write(register::ERROR_STATUS, 0);
 }
 
+/// The first sends a second.
+fn nested(_: &mut trap::Frame) {
+    if NMIS.fetch_add(1, Relaxed) == 0 {
+        apic::write(register::INTERRUPT_COMMAND_LOW, NMI_MODE);
+        let _ = cpu::cpuid(0, 0);
+        NMIS_INSIDE.store(NMIS.load(Relaxed), Relaxed);
+    }
+}
+
 /// An NMI to oneself comes with interrupts off, and once.
 fn nmi() {
-    const NMI_MODE: u32 = 0b100 << 8;
     hook(trap::NMI, Some(|_| _ = NMIS.fetch_add(1, Relaxed)));
     for sent in 1..=3 {
         apic::write(register::INTERRUPT_COMMAND_HIGH, apic::id() << 24);
@@ -163,5 +174,11 @@ fn nmi() {
         let came = NMIS.load(Relaxed);
         check!("nmi-to-oneself", came == sent, "{came}, not {sent}");
     }
+    NMIS.store(0, Relaxed);
+    hook(trap::NMI, Some(nested));
+    apic::write(register::INTERRUPT_COMMAND_LOW, NMI_MODE);
+    let _ = cpu::cpuid(0, 0);
+    let (inside, came) = (NMIS_INSIDE.load(Relaxed), NMIS.load(Relaxed));
+    check!("nmi-waits-for-iret", (inside, came) == (1, 2), "{inside} inside, {came} in all");
     hook(trap::NMI, None);
 }
