@@ -15,7 +15,6 @@ const CR0_CD: u64 = 1 << 30;
 const CR4_TSD: u64 = 1 << 2;
 const CR4_DE: u64 = 1 << 3;
 const CR4_PAE: u64 = 1 << 5;
-const CR4_MCE: u64 = 1 << 6;
 const CR4_PGE: u64 = 1 << 7;
 const CR4_VMXE: u64 = 1 << 13;
 
@@ -43,7 +42,7 @@ fn bits_toggle() {
             "{old:x} {other:x} {back:x}"
         );
     }
-    for (name, bit) in [("tsd", CR4_TSD), ("de", CR4_DE), ("mce", CR4_MCE), ("pge", CR4_PGE)] {
+    for (name, bit) in [("tsd", CR4_TSD), ("de", CR4_DE), ("pge", CR4_PGE)] {
         let old = read_register!("cr4");
         // SAFETY: likewise.
         let (other, back) = unsafe {
