@@ -239,10 +239,7 @@ fn judge(kinds: &[(&str, End)], outcome: &Outcome) -> Result<(), String> {
             })?;
         }
     }
-    let counts = numbers(&console);
-    require(counts.windows(2).all(|pair| pair[1] == pair[0] + 1), || {
-        told("the neighbour's ticks are not in order".into())
-    })?;
+    require(is_in_order(&console), || told("the neighbour's ticks are not in order".into()))?;
     require(outcome.verdict == Verdict::PoweredOff, || told("the monitor has not answered".into()))
 }
 
@@ -251,6 +248,16 @@ fn numbers(console: &str) -> Vec<u64> {
     let number =
         |line: &str| line.trim_end().split_once("neighbour ")?.1.strip_suffix(" ok")?.parse().ok();
     console.lines().filter_map(number).collect()
+}
+
+/// Whether the neighbour counts on. It says so itself where its memory or timer is not as it should be; what the console may
+/// lack is a line that one of Kerf's own has broken in two.
+fn is_in_order(console: &str) -> bool {
+    let counts = numbers(console);
+    let missing = |pair: &[u64]| pair[1].checked_sub(pair[0] + 1).filter(|&missing| missing <= 1);
+    let missing: Option<Vec<u64>> = counts.windows(2).map(missing).collect();
+    let breaks = console.lines().filter(|line| line.starts_with("kerf: ")).count() as u64;
+    missing.is_some_and(|missing| missing.iter().sum::<u64>() <= breaks)
 }
 
 /// The last that the random guest said about its seeds: where to start again (`cargo xtask fuzz --first`).
@@ -269,6 +276,15 @@ mod tests {
     fn the_neighbours_ticks_are_counted_and_seeds_are_told() {
         assert_eq!((ticks(CONSOLE), numbers(CONSOLE)), (2, vec![1, 2]));
         assert_eq!(last_seed(CONSOLE), "[random] SEED 101 after 100112 instructions");
+    }
+
+    #[test]
+    fn a_tick_may_lack_only_where_kerf_broke_its_line() {
+        let broken = "neighbour 1 ok\nneighb\nkerf: a ended: reset\nour 2 ok\nneighbour 3 ok\n";
+        assert!(is_in_order(CONSOLE) && is_in_order(broken));
+        assert!(!is_in_order("neighbour 1 ok\nneighbour 3 ok\n"), "lost");
+        assert!(!is_in_order("neighbour 2 ok\nkerf: x\nneighbour 2 ok\n"), "twice");
+        assert!(!is_in_order("neighbour 2 ok\nkerf: x\nkerf: y\nneighbour 5 ok\n"), "two lost");
     }
 
     #[test]
