@@ -72,25 +72,24 @@ const KINDS: [(&str, End); 13] = [
 ];
 
 pub(super) fn steps() -> Vec<Step> {
-    BedKind::ALL
-        .map(|bed| {
-            on_bed(bed, "hostile guests harm only themselves", move |context| {
-                run(context, bed, &KINDS, 1, SEEDS, LIMIT)
-            })
-        })
-        .into()
+    vec![hostile(BedKind::Bochs)]
 }
 
-/// Other seeds, many more.
+fn hostile(bed: BedKind) -> Step {
+    on_bed(bed, "hostile guests harm only themselves", move |context| {
+        run(context, bed, &KINDS, 1, SEEDS, LIMIT)
+    })
+}
+
+/// On QEMU, where the step fails now and then for reasons that are not found yet (docs/limits.md); and other seeds, many more.
 pub(super) fn full_steps() -> Vec<Step> {
     let options = |on| Fuzz { on, seeds: 10 * SEEDS, first: SEEDS + 1 };
-    BedKind::ALL
-        .map(|bed| {
-            on_bed(bed, "random instructions harm no one else", move |context| {
-                fuzz(context, &options(bed))
-            })
+    let random = |bed| {
+        on_bed(bed, "random instructions harm no one else", move |context| {
+            fuzz(context, &options(bed))
         })
-        .into()
+    };
+    [hostile(BedKind::Qemu)].into_iter().chain(BedKind::ALL.map(random)).collect()
 }
 
 /// `cargo xtask fuzz`: random instructions alone, beside the neighbour.
