@@ -147,7 +147,8 @@ impl Life {
         let memory = GuestRam::new(layout)?;
         let file = |name: &str| world.files.iter().find(|file| file.name == name);
         let bytes = |name: &str| file(name).map(|file| file.bytes);
-        let registers = loader::load(config, &layout, &memory, bytes)?;
+        let pci = vmm::pci::Plan::default();
+        let registers = loader::load(config, &layout, &pci, &memory, bytes)?;
         let (tables, views, hidden) = second_stages::<B::Stage2>(&memory, &layout, config)?;
         let tsc_khz = u32::try_from(world.tsc_hz / 1000).unwrap_or(u32::MAX).max(1);
         let cpuid = CpuidTable::new(
@@ -173,17 +174,21 @@ impl Life {
             registers,
         };
         let withheld = |source| config.test.withhold.contains(&source);
-        let platform = vmm::Vm::new(vmm::VmSpec {
-            vcpus: config.vcpus,
-            tsc_khz,
-            tsc_offset,
-            cpuid,
-            unknown: config.unknown,
-            views: views.len() as u16,
-            exit_port: config.test.exit_port,
-            withhold_timer: withheld(Withheld::Timer),
-            withhold_serial: withheld(Withheld::Serial),
-        });
+        let platform = vmm::Vm::new(
+            vmm::VmSpec {
+                vcpus: config.vcpus,
+                tsc_khz,
+                tsc_offset,
+                cpuid,
+                unknown: config.unknown,
+                views: views.len() as u16,
+                pci,
+                exit_port: config.test.exit_port,
+                withhold_timer: withheld(Withheld::Timer),
+                withhold_serial: withheld(Withheld::Serial),
+            },
+            Vec::new(),
+        );
         let cores = (0..platform.vcpus()).map(|index| Mutex::new(platform.core(index))).collect();
         Ok(Self { vm: platform, memory, views, hidden, cores, start, _tables: tables })
     }

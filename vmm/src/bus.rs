@@ -8,8 +8,9 @@ use x86_spec::apic;
 use crate::cpu::Core;
 use crate::crash::Crash;
 use crate::exit::{Outcome, Outside, Refused, unknown};
+use crate::pci;
 use crate::platform::pm::PowerRequest;
-use crate::platform::{PortWindow, pci, pm, rtc, uart};
+use crate::platform::{PortWindow, pm, rtc, uart};
 use crate::vm::Vm;
 use crate::{Backing, Host};
 
@@ -184,7 +185,7 @@ impl Core {
             Some(Page::IoApic)
         } else {
             let offset = gpa.raw().checked_sub(pci::ECAM_BASE.raw())?;
-            (offset < pci::ECAM_BYTES).then_some(Page::Ecam(offset))
+            (offset < self.ecam_bytes).then_some(Page::Ecam(offset))
         }
     }
 }

@@ -26,6 +26,8 @@ pub struct Core {
     pub(crate) retries: Retries,
     pub(crate) tsc_offset: u64,
     withhold_timer: bool,
+    /// Where PCI configuration space ends in memory.
+    pub(crate) ecam_bytes: u64,
     /// Nothing happened since the last preparation: an entry before `deadline` has nothing to do but its mail.
     pub(crate) settled: bool,
     pub(crate) activity: Activity,
@@ -102,6 +104,7 @@ impl Core {
             retries: Retries::default(),
             tsc_offset: vm.tsc_offset(),
             withhold_timer: vm.spec.withhold_timer,
+            ecam_bytes: vm.spec.pci.ecam_bytes(),
             settled: false,
             activity,
             devices_due: true,

@@ -17,7 +17,7 @@ use crate::exit::Outside;
 use crate::hypercall;
 use crate::insn::exiting::Plain;
 use crate::insn::quick::{self, Move};
-use crate::platform::pci;
+use crate::pci;
 use crate::ring::ExitRecord;
 use crate::vm::Vm;
 use crate::{Backing, GuestMemory, Host};

@@ -28,6 +28,7 @@ pub mod loader;
 mod mailbox;
 mod mmio;
 mod msr;
+pub mod pci;
 pub mod platform;
 mod port;
 mod reset;

@@ -2,6 +2,7 @@
 //! local APIC access or IPI takes; messages go through mailboxes.
 
 use alloc::boxed::Box;
+use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use config::Unknown as UnknownPolicy;
@@ -11,12 +12,12 @@ use x86_spec::apic::DeliveryMode;
 use crate::Host;
 use crate::cpu::Core;
 use crate::mailbox::Mailbox;
+use crate::pci::{Endpoint, HostBridge, Plan};
 use crate::platform::InterruptMessage;
 use crate::platform::cpuid::CpuidTable;
 use crate::platform::gsi;
 use crate::platform::ioapic::IoApic;
 use crate::platform::lapic::LocalApic;
-use crate::platform::pci::HostBridge;
 use crate::platform::pm::PowerManagement;
 use crate::platform::rtc::Rtc;
 use crate::platform::uart::Uart;
@@ -36,6 +37,8 @@ pub struct VmSpec {
     pub unknown: UnknownPolicy,
     /// How many second-stage views it has, at least 1.
     pub views: u16,
+    /// How its PCI functions are laid out.
+    pub pci: Plan,
     /// Port 0xf4 ends the guest with the byte written as its status.
     pub exit_port: bool,
     /// Local APICs' timers never fire: for tests that must fail then.
@@ -65,13 +68,13 @@ const NEVER: u64 = u64::MAX;
 pub(crate) const CARETAKER: u32 = 0;
 
 impl Vm {
-    /// A virtual machine as after power-on.
+    /// A virtual machine as after power-on, with the PCI functions for which [`VmSpec::pci`] was made.
     #[must_use]
-    pub fn new(spec: VmSpec) -> Self {
+    pub fn new(spec: VmSpec, endpoints: Vec<Box<dyn Endpoint>>) -> Self {
         let mailbox = |index| Mailbox::new(LocalApic::new(index, index == 0).address());
         Self {
             mailboxes: (0..spec.vcpus.max(1)).map(mailbox).collect(),
-            devices: Mutex::new(Devices::new(&spec)),
+            devices: Mutex::new(Devices::new(&spec, HostBridge::new(endpoints))),
             pm: PowerManagement::new(spec.tsc_khz),
             tsc_offset: AtomicU64::new(spec.tsc_offset),
             uart_deadline: AtomicU64::new(NEVER),
@@ -113,10 +116,14 @@ impl Vm {
         }
     }
 
-    /// The platform as after power-on, its mailboxes empty. Called while no virtual CPU runs; their [`Core`]s are to be
-    /// made anew.
+    /// The platform as after power-on, its mailboxes empty, its PCI functions reset. Called while no virtual CPU runs;
+    /// their [`Core`]s are to be made anew.
     pub fn reset(&self, tsc_offset: u64) {
-        *self.devices.lock() = Devices::new(&self.spec);
+        let mut devices = self.devices.lock();
+        let mut pci = core::mem::take(&mut devices.pci);
+        pci.reset();
+        *devices = Devices::new(&self.spec, pci);
+        drop(devices);
         for (index, mailbox) in (0..).zip(&self.mailboxes) {
             mailbox.reset(LocalApic::new(index, index == 0).address());
         }
@@ -136,6 +143,19 @@ impl Vm {
         }
     }
 
+    /// Sends a message from outside to whom it names; `kick` gets each virtual CPU that must be told
+    /// ([`Host::kick`]). Takes no lock: interrupt handlers may call it.
+    pub fn deliver(&self, message: &InterruptMessage, mut kick: impl FnMut(u32)) {
+        self.send_by(message, None, false, &mut kick);
+    }
+
+    /// The first virtual CPU that takes such a message now.
+    pub(crate) fn target(&self, message: &InterruptMessage) -> Option<u32> {
+        let mut all = (0..).zip(&self.mailboxes);
+        all.find(|&(index, mailbox)| mailbox.address().takes(index, message))
+            .map(|(index, _)| index)
+    }
+
     /// Sends a message to whom it names. `sender` has already had its copy.
     pub(crate) fn send<H: Host>(
         &self,
@@ -144,28 +164,38 @@ impl Vm {
         broadcast: bool,
         host: &mut H,
     ) {
+        self.send_by(message, sender, broadcast, &mut |index| host.kick(index));
+    }
+
+    fn send_by(
+        &self,
+        message: &InterruptMessage,
+        sender: Option<u32>,
+        broadcast: bool,
+        kick: &mut impl FnMut(u32),
+    ) {
         let is_one = !broadcast && !message.logical && message.destination < self.vcpus();
         if is_one {
-            return self.post(message.destination, message, host);
+            return self.post(message.destination, message, kick);
         }
         let named = (0..)
             .zip(&self.mailboxes)
             .filter(|&(index, mailbox)| broadcast || mailbox.address().takes(index, message));
         if message.mode == DeliveryMode::LowestPriority && !broadcast {
-            return self.send_to_lowest(named.map(|(index, _)| index), message, host);
+            return self.send_to_lowest(named.map(|(index, _)| index), message, kick);
         }
         for (index, _) in named.filter(|&(index, _)| Some(index) != sender) {
-            self.post(index, message, host);
+            self.post(index, message, kick);
         }
     }
 
     /// Sends to one of those named. Which of them has the lowest priority is for the chipset to find out (SDM vol. 3,
     /// 11.6.2.4); like current ones, this spreads by vector.
-    fn send_to_lowest<H: Host>(
+    fn send_to_lowest(
         &self,
         named: impl Iterator<Item = u32> + Clone,
         message: &InterruptMessage,
-        host: &mut H,
+        kick: &mut impl FnMut(u32),
     ) {
         let takers = named.filter(|&index| {
             let mailbox = self.mailboxes.get(index as usize);
@@ -174,11 +204,11 @@ impl Vm {
         let count = takers.clone().count();
         let turn = usize::from(message.vector).checked_rem(count).unwrap_or(0);
         if let Some(index) = takers.clone().nth(turn) {
-            self.post(index, message, host);
+            self.post(index, message, kick);
         }
     }
 
-    fn post<H: Host>(&self, index: u32, message: &InterruptMessage, host: &mut H) {
+    fn post(&self, index: u32, message: &InterruptMessage, kick: &mut impl FnMut(u32)) {
         let Some(mailbox) = self.mailboxes.get(index as usize) else { return };
         let tell = match message.mode {
             DeliveryMode::Fixed | DeliveryMode::LowestPriority => {
@@ -191,7 +221,7 @@ impl Vm {
             DeliveryMode::Smi | DeliveryMode::Reserved | DeliveryMode::ExtInt => false,
         };
         if tell {
-            host.kick(index);
+            kick(index);
         }
     }
 
@@ -276,13 +306,8 @@ pub(crate) struct Devices {
 }
 
 impl Devices {
-    fn new(spec: &VmSpec) -> Self {
-        Self {
-            ioapic: IoApic::new(),
-            uart: Uart::new(spec.tsc_khz),
-            rtc: Rtc::new(),
-            pci: HostBridge::new(),
-        }
+    fn new(spec: &VmSpec, pci: HostBridge) -> Self {
+        Self { ioapic: IoApic::new(), uart: Uart::new(spec.tsc_khz), rtc: Rtc::new(), pci }
     }
 
     /// Puts what the UART sent on the console.

@@ -10,6 +10,7 @@ use images::guest::GuestKernel;
 use images::guest_elf::Segment;
 use images::initrd::{self, Format, Initrd};
 use vmm::loader::{self, GuestLayout, RamRange};
+use vmm::pci::Plan;
 use vmm::{GuestMemory, NoMemory};
 
 use crate::description::Description;
@@ -122,7 +123,7 @@ fn tell_vm(
         |key, what: String| description.config().wrong(index, key, Problem::Load(what)).to_string();
     let layout = GuestLayout::new(vm.memory_bytes);
     let find = |name: &str| Some(description.file(name));
-    let entry = loader::load(vm, &layout, &NoBytes(layout), find)
+    let entry = loader::load(vm, &layout, &Plan::default(), &NoBytes(layout), find)
         .map_err(|failure| wrong(failure.key, failure.to_string()))?
         .rip;
     let file = description.file(&vm.kernel);

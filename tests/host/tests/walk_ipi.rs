@@ -10,6 +10,7 @@ use host_tests::{BlankCpu, VectorMemory};
 use hw::Msr;
 use vcpu::scripted::{ScriptedVcpu, Step};
 use vcpu::{Event, Exit, Registers, Vcpu};
+use vmm::pci::Plan;
 use vmm::platform::cpuid::{CpuidOptions, CpuidTable};
 use vmm::{Core, Host, Outcome, Ready, UnknownPolicy, Vm, VmSpec};
 
@@ -139,17 +140,21 @@ fn machine() -> Vm {
         physical_bits: None,
         mask: Vec::new(),
     };
-    Vm::new(VmSpec {
-        vcpus: CPUS,
-        tsc_khz: TSC_KHZ,
-        tsc_offset: 0,
-        cpuid: CpuidTable::new(&BlankCpu, &options),
-        unknown: UnknownPolicy::default(),
-        views: 1,
-        exit_port: false,
-        withhold_timer: false,
-        withhold_serial: false,
-    })
+    Vm::new(
+        VmSpec {
+            vcpus: CPUS,
+            tsc_khz: TSC_KHZ,
+            tsc_offset: 0,
+            cpuid: CpuidTable::new(&BlankCpu, &options),
+            unknown: UnknownPolicy::default(),
+            views: 1,
+            pci: Plan::default(),
+            exit_port: false,
+            withhold_timer: false,
+            withhold_serial: false,
+        },
+        Vec::new(),
+    )
 }
 
 #[test]

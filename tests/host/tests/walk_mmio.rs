@@ -8,6 +8,7 @@ use vcpu::{Access, Exit, Gpr, PortIo, SecondStageFault, Vcpu};
 use vmm::counters::ExitKind;
 use vmm::loader::GuestLayout;
 use vmm::loader::linux::{self, LinuxImage};
+use vmm::pci::Plan;
 use vmm::platform::acpi;
 use vmm::platform::cpuid::{CpuidOptions, CpuidTable};
 use vmm::{Core, Outcome, UnknownPolicy, Vm, VmSpec};
@@ -32,7 +33,8 @@ impl Guest {
         let kernel = bzimage(code);
         let image = LinuxImage { kernel: &kernel, initrd: Some(b"disk"), cmdline: "console=ttyS0" };
         let layout = GuestLayout::new(RAM);
-        let registers = linux::load(&memory, &layout, &image, &acpi::tables(1)).unwrap();
+        let registers =
+            linux::load(&memory, &layout, &image, &acpi::tables(1, &Plan::default())).unwrap();
         let options = CpuidOptions {
             tsc_khz: TSC_KHZ,
             apic_khz: TSC_KHZ,
@@ -42,17 +44,21 @@ impl Guest {
             physical_bits: None,
             mask: Vec::new(),
         };
-        let vm = Vm::new(VmSpec {
-            vcpus: 1,
-            tsc_khz: TSC_KHZ,
-            tsc_offset: 0,
-            cpuid: CpuidTable::new(&BlankCpu, &options),
-            unknown: UnknownPolicy::default(),
-            views: 1,
-            exit_port: true,
-            withhold_timer: false,
-            withhold_serial: false,
-        });
+        let vm = Vm::new(
+            VmSpec {
+                vcpus: 1,
+                tsc_khz: TSC_KHZ,
+                tsc_offset: 0,
+                cpuid: CpuidTable::new(&BlankCpu, &options),
+                unknown: UnknownPolicy::default(),
+                views: 1,
+                pci: Plan::default(),
+                exit_port: true,
+                withhold_timer: false,
+                withhold_serial: false,
+            },
+            Vec::new(),
+        );
         let vcpu = ScriptedVcpu::new(registers);
         Self { core: vm.core(0), vm, vcpu, memory, host: StillHost::default() }
     }

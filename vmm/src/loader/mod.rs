@@ -23,7 +23,7 @@ use images::{
 };
 use vcpu::Registers;
 
-use crate::{GuestMemory, platform::acpi};
+use crate::{GuestMemory, pci::Plan, platform::acpi};
 
 pub use error::{Failure, LoadError};
 pub use layout::{GuestLayout, RamRange};
@@ -48,14 +48,15 @@ struct NamedFile<'a> {
     bytes: &'a [u8],
 }
 
-/// Loads the kernel of `vm`, what belongs to it and ACPI tables into `memory`, which is all zeroes, and gives the registers
-/// with which vCPU 0 starts. `file` finds the contents of a file by the name that the configuration gives it.
+/// Loads the kernel of `vm`, what belongs to it and ACPI tables, of `pci` among others, into `memory`, which is all zeroes,
+/// and gives the registers with which vCPU 0 starts. `file` finds the contents of a file by the name that the configuration gives it.
 ///
 /// # Errors
 /// [`Failure`] says which file does not load and why, and by which key that could be helped.
 pub fn load<'a>(
     vm: &'a Vm,
     layout: &GuestLayout,
+    pci: &Plan,
     memory: &impl GuestMemory,
     file: impl Fn(&str) -> Option<&'a [u8]>,
 ) -> Result<Registers, Failure> {
@@ -69,7 +70,7 @@ pub fn load<'a>(
         let is_kernels = !matches!(why, LoadError::AcpiTooBig | LoadError::NoMemory(_));
         Failure { key: why.key(), file: is_kernels.then(|| vm.kernel.clone()), why }
     };
-    let acpi = acpi::tables(vm.vcpus);
+    let acpi = acpi::tables(vm.vcpus, pci);
     if acpi.bytes.len() as u64 > acpi::TABLES_BYTES {
         return Err(about_kernel(LoadError::AcpiTooBig));
     }

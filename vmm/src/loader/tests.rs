@@ -87,7 +87,7 @@ fn load_files(vm: &Vm, files: &[(&str, &[u8])]) -> (Ram, Result<Registers, Failu
     let ram = Ram::new(vm.memory_bytes);
     let layout = GuestLayout::new(vm.memory_bytes);
     let find = |name: &str| files.iter().find(|file| file.0 == name).map(|file| file.1);
-    let result = load(vm, &layout, &ram, find);
+    let result = load(vm, &layout, &Plan::default(), &ram, find);
     (ram, result)
 }
 

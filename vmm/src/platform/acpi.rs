@@ -2,7 +2,7 @@
 //!
 //! The platform is of the hardware-reduced kind (ACPI 6.5, 3.11.1 and 4.1): no SCI, no fixed events, no legacy interrupt
 //! controller and timer. What remains is named here by the constants of its device: [`uart`](crate::platform::uart),
-//! [`rtc`](crate::platform::rtc), [`pm`](crate::platform::pm), [`pci`](crate::platform::pci).
+//! [`rtc`](crate::platform::rtc), [`pm`](crate::platform::pm), [`pci`](crate::pci).
 
 use alloc::{format, vec::Vec};
 
@@ -24,7 +24,8 @@ use x86_spec::apic::{DEFAULT_IOAPIC_BASE, DEFAULT_LAPIC_BASE};
 
 use crate::{
     loader::GuestLayout,
-    platform::{PortWindow, gsi, pci, pm, rtc, uart},
+    pci,
+    platform::{PortWindow, gsi, pm, rtc, uart},
 };
 
 /// Where the tables are put: the top 128 KiB below 1 MiB, where an RSDP is also searched (ACPI 6.5, 5.2.5.1).
@@ -69,18 +70,18 @@ impl Block {
     }
 }
 
-/// Makes the tables of a machine with `cpu_count` CPUs, whose APIC IDs count from 0. They fit [`TABLES_BYTES`] up to about
-/// 2,000 CPUs.
+/// Makes the tables of a machine with `cpu_count` CPUs, whose APIC IDs count from 0, and PCI like that. They fit
+/// [`TABLES_BYTES`] up to about 2,000 CPUs.
 #[must_use]
-pub fn tables(cpu_count: u32) -> AcpiTables {
+pub fn tables(cpu_count: u32, pci: &pci::Plan) -> AcpiTables {
     let rsdp_bytes = Rsdp::len().next_multiple_of(16);
     let mut block = Block(alloc::vec![0; rsdp_bytes]);
-    let dsdt = block.append(dsdt(cpu_count).as_slice());
+    let dsdt = block.append(dsdt(cpu_count, pci).as_slice());
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(block.append(&serialized(&fadt(dsdt).finalize())));
     xsdt.add_entry(block.append(madt(cpu_count).as_slice()));
     let mut mcfg = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
-    mcfg.add_ecam(pci::ECAM_BASE.raw(), 0, 0, pci::BUS_COUNT - 1);
+    mcfg.add_ecam(pci::ECAM_BASE.raw(), 0, 0, pci.buses() - 1);
     xsdt.add_entry(block.append(&serialized(&mcfg)));
     let xsdt = block.append(&serialized(&xsdt));
     let rsdp = serialized(&Rsdp::new(OEM_ID, xsdt));
@@ -157,13 +158,13 @@ fn madt(cpu_count: u32) -> Sdt {
 }
 
 /// DSDT: `\_S5`, the PCI host bridge, the UART, the RTC and the CPUs.
-fn dsdt(cpu_count: u32) -> Sdt {
+fn dsdt(cpu_count: u32, pci: &pci::Plan) -> Sdt {
     let mut body = Vec::new();
     let package = Package::new(alloc::vec![&pm::SLEEP_TYPE_S5, &ZERO, &ZERO, &ZERO]);
     Name::new("_S5_".into(), &package).to_aml_bytes(&mut body);
     let mut scope = Vec::new();
-    pci_host_bridge(&mut scope);
-    ecam(&mut scope);
+    pci_host_bridge(&mut scope, pci);
+    ecam(&mut scope, pci);
     device(&mut scope, "COM1", "PNP0501", uart::PORTS, Some(gsi::UART));
     device(&mut scope, "RTC_", "PNP0B00", rtc::PORTS, None);
     for id in 0..cpu_count {
@@ -200,10 +201,10 @@ fn device(scope: &mut Vec<u8>, name: &str, hid: &str, ports: PortWindow, interru
 }
 
 /// A PCI Express host bridge for bus 0: its own ports, and what devices behind it may use.
-fn pci_host_bridge(scope: &mut Vec<u8>) {
+fn pci_host_bridge(scope: &mut Vec<u8>, pci: &pci::Plan) {
     let first = pci::PORTS.first.0;
     let config = IO::new(first, first, 1, pci::PORTS.count as u8);
-    let buses = AddressSpace::new_bus_number(0_u16, u16::from(pci::BUS_COUNT) - 1);
+    let buses = AddressSpace::new_bus_number(0_u16, u16::from(pci.buses()) - 1);
     let ports_below = AddressSpace::new_io(0_u16, first - 1, None);
     let ports_above = AddressSpace::new_io(first + pci::PORTS.count, 0xffff_u16, None);
     let [low, high] = DEVICE_MEMORY.map(|(first, last)| {
@@ -228,8 +229,8 @@ fn pci_host_bridge(scope: &mut Vec<u8>) {
 
 /// Reserves ECAM as a motherboard resource, as which operating systems look for it before they use it (PCI Firmware
 /// Specification 3.3, 4.1.2).
-fn ecam(scope: &mut Vec<u8>) {
-    let memory = Memory32Fixed::new(true, pci::ECAM_BASE.raw() as u32, pci::ECAM_BYTES as u32);
+fn ecam(scope: &mut Vec<u8>, pci: &pci::Plan) {
+    let memory = Memory32Fixed::new(true, pci::ECAM_BASE.raw() as u32, pci.ecam_bytes() as u32);
     let resources = ResourceTemplate::new(alloc::vec![&memory]);
     let hid = EISAName::new("PNP0C02");
     let hid = Name::new("_HID".into(), &hid);
@@ -273,7 +274,7 @@ mod tests {
 
     #[test]
     fn tables_are_found_from_the_rsdp_with_sound_sums() {
-        let tables = tables(1);
+        let tables = tables(1, &pci::Plan::default());
         let [fadt, madt, dsdt] = found(&tables);
         assert_eq!([&fadt[..4], &madt[..4], &dsdt[..4]], [b"FACP", b"APIC", b"DSDT"]);
         assert_eq!(fadt.len(), 276);
@@ -281,7 +282,7 @@ mod tests {
 
     #[test]
     fn the_mcfg_names_a_window_that_the_dsdt_reserves() {
-        let tables = tables(1);
+        let tables = tables(1, &pci::Plan::default());
         let xsdt = table(&tables, u64_at(&tables.bytes[..36], 24));
         let mcfg = table(&tables, u64_at(xsdt, 52));
         assert_eq!((&mcfg[..4], mcfg.len()), (&b"MCFG"[..], 60));
@@ -294,7 +295,7 @@ mod tests {
 
     #[test]
     fn the_fadt_is_hardware_reduced_and_names_the_ports() {
-        let tables = tables(1);
+        let tables = tables(1, &pci::Plan::default());
         let [fadt, ..] = found(&tables);
         let flags = u32::from_le_bytes(fadt[112..116].try_into().unwrap());
         assert_ne!(flags & 1 << 20, 0);
@@ -305,7 +306,7 @@ mod tests {
 
     #[test]
     fn cpus_past_the_broadcast_id_get_x2apic_structures() {
-        let tables = tables(300);
+        let tables = tables(300, &pci::Plan::default());
         let [_, madt, _] = found(&tables);
         let mut rest = &madt[44..];
         let mut kinds = [0; 16];
@@ -318,6 +319,6 @@ mod tests {
 
     #[test]
     fn two_thousand_cpus_fit() {
-        assert!(tables(2000).bytes.len() as u64 <= TABLES_BYTES);
+        assert!(tables(2000, &pci::Plan::default()).bytes.len() as u64 <= TABLES_BYTES);
     }
 }

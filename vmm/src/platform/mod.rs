@@ -1,5 +1,6 @@
 //! The devices of a guest's platform: interrupt controllers ([`lapic`], [`ioapic`]), [`uart`], [`rtc`], power management
-//! ([`pm`]), a paravirtual clock (`pvclock`), PCI configuration space ([`pci`]), and what describes them to the guest ([`acpi`], [`cpuid`]).
+//! ([`pm`]), a paravirtual clock (`pvclock`), and what describes them to the guest ([`acpi`], [`cpuid`]). PCI is
+//! [another room](crate::pci).
 //!
 //! Every device is a state machine without surroundings. It is asked by `read(offset, width, now)` and told by
 //! `write(offset, width, value, now)`, `offset` from the start of its [`PortWindow`] or page, `now` in ticks of the
@@ -11,7 +12,6 @@ pub mod acpi;
 pub mod cpuid;
 pub mod ioapic;
 pub mod lapic;
-pub mod pci;
 pub mod pm;
 pub(crate) mod pvclock;
 pub mod rtc;

@@ -11,6 +11,7 @@ use vcpu::{Access, Exit, Gpr, Registers, SecondStageFault, Vcpu};
 use x86_spec::cpu::{Cr0, Cr4, Efer};
 use x86_spec::segment::Segment;
 
+use crate::pci::Plan;
 use crate::platform::cpuid::{CpuidOptions, CpuidTable};
 use crate::{
     Backing, Core, GuestMemory, Host, NoMemory, Outcome, Ready, UnknownPolicy, Vm, VmSpec,
@@ -162,6 +163,7 @@ pub(crate) fn spec() -> VmSpec {
         cpuid: CpuidTable::new(&BenchCpu, &options),
         unknown: UnknownPolicy::default(),
         views: 1,
+        pci: Plan::default(),
         exit_port: true,
         withhold_timer: false,
         withhold_serial: false,
@@ -211,7 +213,7 @@ impl Bench {
         };
         let host = BenchHost::default();
         host.tsc.set(1_000_000);
-        let vm = Vm::new(spec);
+        let vm = Vm::new(spec, Vec::new());
         Self {
             core: vm.core(0),
             vm,

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::{loader::tests::Ram, platform::acpi::tables};
+use crate::{loader::tests::Ram, pci::Plan, platform::acpi::tables};
 
 const MIB: u64 = 1 << 20;
 const KERNEL_START: usize = 4 * 512;
@@ -38,7 +38,7 @@ fn image<'a>(kernel: &'a [u8], initrd: Option<&'a [u8]>) -> LinuxImage<'a> {
 
 fn load_into(bytes: u64, image: &LinuxImage<'_>) -> (Ram, Result<Registers, LoadError>) {
     let ram = Ram::new(bytes);
-    let result = load(&ram, &GuestLayout::new(bytes), image, &tables(1));
+    let result = load(&ram, &GuestLayout::new(bytes), image, &tables(1, &Plan::default()));
     (ram, result)
 }
 
@@ -107,7 +107,7 @@ fn ram_past_three_gibibytes_goes_above_four() {
     assert_eq!(layout.ranges().map(|range| range.bytes), [3 << 30, 2 << 30]);
     let ram = Ram::new(16 * MIB);
     let kernel = kernel();
-    load(&ram, &layout, &image(&kernel, None), &tables(1)).unwrap();
+    load(&ram, &layout, &image(&kernel, None), &tables(1, &Plan::default())).unwrap();
     let map = memory_map(&ram);
     assert_eq!(map[2..], [(MIB, 3 << 30, 1), (4 << 30, 6 << 30, 1)]);
 }

@@ -1,20 +1,22 @@
-//! PCI configuration space, by ports (PCI 3.0, 3.2.2.3.2) and by memory (ECAM, PCIe 6.0, 7.2.2): one bus with a host
-//! bridge, and nothing behind it yet.
+//! The PCI that a guest sees: configuration space by ports (PCI 3.0, 3.2.2.3.2) and by memory (ECAM, PCIe 6.0, 7.2.2), a
+//! host bridge, and the functions given to the guest ([`Endpoint`]), each behind a root port of its own.
 
-use hw::{Gpa, Port, Width};
+mod endpoint;
+mod plan;
+
+use alloc::boxed::Box;
+use alloc::vec::Vec;
+
+use hw::{Port, Width};
 
 use crate::platform::{PortWindow, part_of_dword};
+
+pub use endpoint::{BarShape, Capability, Endpoint, ROM, Route, Shape, Slot, Source};
+pub use plan::{ECAM_BASE, MEMORY32, Plan, PlanError};
 
 /// Its ports: CONFIG_ADDRESS and CONFIG_DATA. A one-byte write to 0xcf9, which lies among them, is the reset control
 /// register: [`crate::platform::pm::reset_by_port`].
 pub const PORTS: PortWindow = PortWindow { first: Port(0xcf8), count: 8 };
-
-/// Where ECAM is. Buses up to 255 would find room before the I/O APIC.
-pub const ECAM_BASE: Gpa = Gpa::new(0xe000_0000);
-/// Buses there are.
-pub const BUS_COUNT: u8 = 1;
-/// Bytes of ECAM: a page for each function.
-pub const ECAM_BYTES: u64 = (BUS_COUNT as u64) << 20;
 
 /// Offset of CONFIG_ADDRESS: enable 31, bus 23:16, device 15:11, function 10:8, register 7:2.
 const ADDRESS: u64 = 0;
@@ -27,16 +29,25 @@ const ENABLE: u32 = 1 << 31;
 const HOST_BRIDGE: [u32; 3] = [0x0008_1b36, 0x0000_0000, 0x0600_0000];
 
 /// The host bridge.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct HostBridge {
     address: u32,
+    endpoints: Vec<Box<dyn Endpoint>>,
 }
 
 impl HostBridge {
     /// A host bridge as after reset.
     #[must_use]
-    pub const fn new() -> Self {
-        Self { address: 0 }
+    pub const fn new(endpoints: Vec<Box<dyn Endpoint>>) -> Self {
+        Self { address: 0, endpoints }
+    }
+
+    /// As after reset; functions stay.
+    pub(crate) fn reset(&mut self) {
+        self.address = 0;
+        for endpoint in &mut self.endpoints {
+            endpoint.reset();
+        }
     }
 
     /// CONFIG_ADDRESS.
@@ -107,7 +118,7 @@ mod tests {
 
     #[test]
     fn function_zero_is_a_host_bridge() {
-        let mut bridge = HostBridge::new();
+        let mut bridge = HostBridge::default();
         assert_eq!(by_port(&mut bridge, ENABLE), 0x0008_1b36);
         assert_eq!(by_port(&mut bridge, ENABLE | 8) >> 16, 0x0600);
         assert_eq!(bridge.read(DATA + 2, Width::W2, 0), 0x0600);
@@ -116,7 +127,7 @@ mod tests {
 
     #[test]
     fn every_other_function_is_absent() {
-        let mut bridge = HostBridge::new();
+        let mut bridge = HostBridge::default();
         for address in [1 << 8, 1 << 11, 1 << 16] {
             assert_eq!(by_port(&mut bridge, ENABLE | address), u32::MAX);
         }
@@ -125,7 +136,7 @@ mod tests {
 
     #[test]
     fn ecam_shows_the_same_functions() {
-        let mut bridge = HostBridge::new();
+        let mut bridge = HostBridge::default();
         for function in 0..=u8::MAX {
             let page = u64::from(function) << 12;
             for offset in (0..0x100).step_by(4) {
@@ -142,7 +153,7 @@ mod tests {
 
     #[test]
     fn config_address_reads_back_only_whole() {
-        let mut bridge = HostBridge::new();
+        let mut bridge = HostBridge::default();
         bridge.write(3, Width::W1, 1, 0);
         bridge.write(ADDRESS, Width::W4, 0x8000_0000, 0);
         assert_eq!(bridge.read(ADDRESS, Width::W4, 0), 0x8000_0000);
@@ -155,7 +166,7 @@ mod tests {
         #[test]
         fn no_access_panics(accesses in proptest::collection::vec(
             (0_u64..9, 0_u32..4, any::<u64>()), 0..50)) {
-            let mut bridge = HostBridge::new();
+            let mut bridge = HostBridge::default();
             for (offset, width, value) in accesses {
                 let width = Width::try_new(1 << width).unwrap();
                 bridge.write(offset, width, value, 0);
