@@ -1,0 +1,377 @@
+//! One function, as enumeration found it: all later work goes by this and reads no layout again.
+
+use alloc::vec::Vec;
+
+use hw::Function;
+
+use crate::access::{Config, ConfigAccess};
+use crate::spec::capability::{self, advanced_features, express, msi, msix, power};
+use crate::spec::{self, extended};
+use crate::{bars, capabilities};
+
+/// A function, and what it has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionInfo {
+    /// Where it is.
+    pub function: Function,
+    /// The bridge above it; `None` on a root bus.
+    pub parent: Option<Function>,
+    /// Vendor ID.
+    pub vendor: u16,
+    /// Device ID.
+    pub device: u16,
+    /// Class, subclass and programming interface: 24 bits.
+    pub class: u32,
+    /// Revision ID.
+    pub revision: u8,
+    /// Subsystem vendor and subsystem; 0 where the header has none.
+    pub subsystem: (u16, u16),
+    /// The layout of its header.
+    pub header: HeaderKind,
+    /// Its BARs by their index. The upper half of a 64-bit one has none.
+    pub bars: [Option<Bar>; 6],
+    /// Its expansion ROM.
+    pub rom: Option<Bar>,
+    /// Capabilities, in the order of their chain.
+    pub caps: Vec<Capability>,
+    /// Extended capabilities, likewise.
+    pub extended: Vec<Capability>,
+    /// MSI.
+    pub msi: Option<Msi>,
+    /// MSI-X; `None` too where its table or its pending bits lie in no BAR.
+    pub msix: Option<Msix>,
+    /// What it is in PCI Express; `None` for conventional PCI.
+    pub pcie: Option<PcieKind>,
+    /// How it can be reset.
+    pub reset: Reset,
+}
+
+/// The layout of a header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HeaderKind {
+    /// Type 0.
+    Endpoint,
+    /// Type 1, with the buses below as the bridge says, which may be nonsense: [`buses_below`] asks.
+    Bridge {
+        /// Secondary bus.
+        secondary: u8,
+        /// Subordinate bus.
+        subordinate: u8,
+    },
+    /// CardBus, or unknown.
+    Other(u8),
+}
+
+/// Address space that a function decodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Bar {
+    /// Its index; [`Bar::ROM`] for the expansion ROM.
+    pub index: u8,
+    /// What kind of address.
+    pub kind: BarKind,
+    /// Reads have no effect.
+    pub prefetchable: bool,
+    /// As assigned, aligned to `bytes`; 0 where nobody did. The function says so: it may lie over anything.
+    pub base: u64,
+    /// A power of two.
+    pub bytes: u64,
+}
+
+impl Bar {
+    /// Index of an expansion ROM.
+    pub const ROM: u8 = 6;
+}
+
+/// What kind of address a BAR holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum BarKind {
+    Io,
+    Memory32,
+    Memory64,
+}
+
+/// A capability of either kind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capability {
+    /// Its ID: [`crate::spec::capability`], or [`crate::spec::extended`].
+    pub id: u16,
+    /// Version of an extended one, 0 otherwise.
+    pub version: u8,
+    /// Where it begins.
+    pub offset: u16,
+    /// How long it is, for those that [`crate::spec`] knows; it ends within the configuration space.
+    pub bytes: Option<u16>,
+}
+
+/// MSI.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Msi {
+    /// Where the capability is.
+    pub offset: u16,
+    /// Vectors it can have: 1 to 32, a power of two.
+    pub vectors: u8,
+    /// Its address has 64 bits.
+    pub wide: bool,
+    /// Vectors can be masked.
+    pub maskable: bool,
+}
+
+/// MSI-X. Table and pending bits lie within their BARs, which are memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Msix {
+    /// Where the capability is.
+    pub offset: u16,
+    /// The table's entries: 1 to 2048.
+    pub entries: u16,
+    /// The BAR that holds the table.
+    pub table_bar: u8,
+    /// Where in it.
+    pub table_offset: u32,
+    /// The BAR that holds the pending bits.
+    pub pba_bar: u8,
+    /// Where in it.
+    pub pba_offset: u32,
+}
+
+impl Msix {
+    /// Bytes of the table.
+    #[must_use]
+    pub const fn table_bytes(&self) -> u64 {
+        self.entries as u64 * msix::ENTRY_BYTES
+    }
+
+    /// Bytes of the pending bits, in whole quadwords.
+    #[must_use]
+    pub const fn pba_bytes(&self) -> u64 {
+        (self.entries as u64).div_ceil(64) * 8
+    }
+}
+
+/// What a function is in PCI Express (7.5.3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(missing_docs)]
+pub enum PcieKind {
+    Endpoint,
+    LegacyEndpoint,
+    RootPort,
+    UpstreamPort,
+    DownstreamPort,
+    PcieToPci,
+    PciToPcie,
+    RootComplexEndpoint,
+    EventCollector,
+    Unknown(u8),
+}
+
+impl PcieKind {
+    const fn new(capabilities: u16) -> Self {
+        match capabilities >> express::KIND_SHIFT & 0xf {
+            0 => Self::Endpoint,
+            1 => Self::LegacyEndpoint,
+            4 => Self::RootPort,
+            5 => Self::UpstreamPort,
+            6 => Self::DownstreamPort,
+            7 => Self::PcieToPci,
+            8 => Self::PciToPcie,
+            9 => Self::RootComplexEndpoint,
+            10 => Self::EventCollector,
+            other => Self::Unknown(other as u8),
+        }
+    }
+}
+
+/// The best way to reset a function.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reset {
+    /// PCI Express' function-level reset.
+    Flr,
+    /// That of conventional PCI's advanced features.
+    AfFlr,
+    /// To D3hot and back.
+    Pm,
+    /// None.
+    None,
+}
+
+/// The function among those found.
+#[must_use]
+pub fn find(functions: &[FunctionInfo], function: Function) -> Option<&FunctionInfo> {
+    functions.iter().find(|info| info.function == function)
+}
+
+/// Secondary and subordinate bus of a bridge among those found; `None` where they make no sense, or it is no bridge.
+#[must_use]
+pub fn buses_below(functions: &[FunctionInfo], bridge: Function) -> Option<(u8, u8)> {
+    find(functions, bridge)?.buses()
+}
+
+impl FunctionInfo {
+    /// Reads all of a function that answers.
+    pub(crate) fn read<A: ConfigAccess>(config: Config<'_, A>, parent: Option<Function>) -> Self {
+        let class = config.read32(spec::REVISION);
+        let layout = config.read8(spec::HEADER_TYPE) & spec::HEADER_LAYOUT;
+        let (header, bar_count) = match layout {
+            spec::HEADER_ENDPOINT => (HeaderKind::Endpoint, 6),
+            spec::HEADER_BRIDGE => {
+                let secondary = config.read8(spec::SECONDARY_BUS);
+                let subordinate = config.read8(spec::SUBORDINATE_BUS);
+                (HeaderKind::Bridge { secondary, subordinate }, 2)
+            }
+            other => (HeaderKind::Other(other), 0),
+        };
+        let is_endpoint = header == HeaderKind::Endpoint;
+        // A host bridge's decoding is the machine's memory: it is not turned off, so its BARs are not sized.
+        let is_host = class >> 16 == spec::class::HOST_BRIDGE;
+        let (bars, rom) = match is_host {
+            true => ([None; 6], None),
+            false => bars::read(config, bar_count, is_endpoint),
+        };
+        let mut info = Self {
+            function: config.function,
+            parent,
+            vendor: config.read16(spec::VENDOR),
+            device: config.read16(spec::DEVICE),
+            class: class >> 8,
+            revision: class as u8,
+            subsystem: match is_endpoint {
+                true => (config.read16(spec::SUBSYSTEM_VENDOR), config.read16(spec::SUBSYSTEM)),
+                false => (0, 0),
+            },
+            header,
+            bars,
+            rom,
+            caps: capabilities::conventional(config, header),
+            extended: Vec::new(),
+            msi: None,
+            msix: None,
+            pcie: None,
+            reset: Reset::None,
+        };
+        info.pcie = info
+            .capability(capability::EXPRESS)
+            .map(|found| PcieKind::new(config.read16(found.offset + express::CAPABILITIES)));
+        if info.pcie.is_some() {
+            info.extended = capabilities::extended(config);
+        }
+        info.msi = info.read_msi(config);
+        info.msix = info.read_msix(config);
+        info.reset = info.best_reset(config);
+        info
+    }
+
+    /// A capability by its ID.
+    #[must_use]
+    pub fn capability(&self, id: u8) -> Option<&Capability> {
+        self.caps.iter().find(|found| found.id == u16::from(id))
+    }
+
+    /// An extended capability by its ID.
+    #[must_use]
+    pub fn extended_capability(&self, id: u16) -> Option<&Capability> {
+        self.extended.iter().find(|found| found.id == id)
+    }
+
+    /// A BAR by its index.
+    #[must_use]
+    pub fn bar(&self, index: u8) -> Option<&Bar> {
+        self.bars.get(usize::from(index))?.as_ref()
+    }
+
+    /// Whether it leads to other buses.
+    #[must_use]
+    pub const fn is_bridge(&self) -> bool {
+        matches!(self.header, HeaderKind::Bridge { .. })
+    }
+
+    /// Secondary and subordinate bus of a bridge, if they make sense.
+    #[must_use]
+    pub fn buses(&self) -> Option<(u8, u8)> {
+        match self.header {
+            HeaderKind::Bridge { secondary, subordinate }
+                if self.function.rid.bus() < secondary && secondary <= subordinate =>
+            {
+                Some((secondary, subordinate))
+            }
+            _ => None,
+        }
+    }
+
+    fn read_msi<A: ConfigAccess>(&self, config: Config<'_, A>) -> Option<Msi> {
+        let offset = self.capability(capability::MSI)?.offset;
+        let control = config.read16(offset + msi::CONTROL);
+        let capable = control >> msi::CAPABLE_SHIFT & msi::LOG2;
+        Some(Msi {
+            offset,
+            vectors: 1 << capable.min(5),
+            wide: control & msi::WIDE != 0,
+            maskable: control & msi::MASKABLE != 0,
+        })
+    }
+
+    fn read_msix<A: ConfigAccess>(&self, config: Config<'_, A>) -> Option<Msix> {
+        let offset = self.capability(capability::MSIX)?.offset;
+        let table = config.read32(offset + msix::TABLE);
+        let pba = config.read32(offset + msix::PBA);
+        let found = Msix {
+            offset,
+            entries: (config.read16(offset + msix::CONTROL) & msix::LAST) + 1,
+            table_bar: (table & msix::BAR) as u8,
+            table_offset: table & !msix::BAR,
+            pba_bar: (pba & msix::BAR) as u8,
+            pba_offset: pba & !msix::BAR,
+        };
+        let lies_in = |bar, offset: u32, bytes| {
+            self.bar(bar).is_some_and(|bar| {
+                bar.kind != BarKind::Io && u64::from(offset) + bytes <= bar.bytes
+            })
+        };
+        let is_sound = lies_in(found.table_bar, found.table_offset, found.table_bytes())
+            && lies_in(found.pba_bar, found.pba_offset, found.pba_bytes());
+        is_sound.then_some(found)
+    }
+
+    fn best_reset<A: ConfigAccess>(&self, config: Config<'_, A>) -> Reset {
+        if self.header != HeaderKind::Endpoint {
+            return Reset::None;
+        }
+        let has_flr = |found: &Capability| {
+            config.read32(found.offset + express::DEVICE_CAPABILITIES) & express::FLR != 0
+        };
+        let has_af_flr = |found: &Capability| {
+            let offered = config.read8(found.offset + advanced_features::CAPABILITIES);
+            offered & advanced_features::FLR == advanced_features::FLR
+        };
+        let resets_softly = |found: &Capability| {
+            config.read16(found.offset + power::CONTROL) & power::NO_SOFT_RESET == 0
+        };
+        if self.capability(capability::EXPRESS).is_some_and(has_flr) {
+            Reset::Flr
+        } else if self.capability(capability::ADVANCED_FEATURES).is_some_and(has_af_flr) {
+            Reset::AfFlr
+        } else if self.capability(capability::POWER).is_some_and(resets_softly) {
+            Reset::Pm
+        } else {
+            Reset::None
+        }
+    }
+
+    /// The number of the next function of an ARI device.
+    pub(crate) fn next_by_ari<A: ConfigAccess>(&self, access: &A) -> Option<u8> {
+        let offset = self.extended_capability(extended::ARI)?.offset;
+        let config = Config::new(access, self.function);
+        let next = (config.read16(offset + extended::ari::CAPABILITIES) >> 8) as u8;
+        (next > self.function.rid.devfn()).then_some(next)
+    }
+
+    /// Whether it is a port that takes device and function below it as one number.
+    pub(crate) fn forwards_ari<A: ConfigAccess>(&self, access: &A) -> bool {
+        let port = matches!(self.pcie, Some(PcieKind::RootPort | PcieKind::DownstreamPort));
+        let has = |found: &&Capability| found.bytes == Some(express::BYTES);
+        let found = self.capability(capability::EXPRESS).filter(has);
+        port && found.is_some_and(|found| {
+            let config = Config::new(access, self.function);
+            config.read16(found.offset + express::DEVICE_CONTROL_2) & express::ARI_FORWARDING != 0
+        })
+    }
+}

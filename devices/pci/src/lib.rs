@@ -1,0 +1,33 @@
+//! PCI as found on the machine, over any [`ConfigAccess`]: what there is ([`enumerate`]), silence at hand-over
+//! ([`quiet`]), which functions cannot be told apart or kept apart ([`groups`]), a function's interrupts ([`Msi`],
+//! [`Msix`]) and its reset ([`reset`]). [`spec`] is the layout, shared with what guests are shown.
+//!
+//! Nothing that configuration space says is trusted: a function that is gone reads all ones, chains of capabilities may
+//! be endless, bridges may lie about their buses.
+
+#![cfg_attr(not(test), no_std)]
+#![forbid(unsafe_code)]
+#![deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)]
+#![cfg_attr(
+    test,
+    allow(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic)
+)]
+
+extern crate alloc;
+
+mod access;
+mod bars;
+mod capabilities;
+mod enumerate;
+mod function;
+pub mod spec;
+
+#[cfg(test)]
+mod model;
+
+pub use access::{ConfigAccess, Ecam, read_by_ports, write_by_ports};
+pub use enumerate::{enumerate, quiet};
+pub use function::{
+    Bar, BarKind, Capability, FunctionInfo, HeaderKind, Msi, Msix, PcieKind, Reset, buses_below,
+    find,
+};
