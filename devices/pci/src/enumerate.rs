@@ -113,4 +113,4 @@ pub fn quiet(access: &impl ConfigAccess, info: &FunctionInfo) {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

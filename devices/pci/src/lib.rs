@@ -16,18 +16,22 @@
 extern crate alloc;
 
 mod access;
+mod aliases;
 mod bars;
 mod capabilities;
 mod enumerate;
 mod function;
+mod groups;
 pub mod spec;
 
 #[cfg(test)]
 mod model;
 
 pub use access::{ConfigAccess, Ecam, read_by_ports, write_by_ports};
+pub use aliases::{Sender, aliases, sender};
 pub use enumerate::{enumerate, quiet};
 pub use function::{
     Bar, BarKind, Capability, FunctionInfo, HeaderKind, Msi, Msix, PcieKind, Reset, buses_below,
     find,
 };
+pub use groups::{Group, Reason, Tie, groups, isolate};

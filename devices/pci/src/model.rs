@@ -8,8 +8,8 @@ use std::rc::Rc;
 use hw::{Clock, Function, RequesterId, Width};
 
 use crate::access::ConfigAccess;
-use crate::spec;
 use crate::spec::capability::express;
+use crate::spec::{self, extended};
 
 /// Sees a write before it takes effect, and may change the registers itself.
 type Hook = Rc<dyn Fn(&mut Device, u16, u32)>;
@@ -110,6 +110,14 @@ impl Device {
         self.put(offset, Width::W4, u32::from(id) | 1 << 16);
         self.last_extended = offset;
         self
+    }
+
+    /// Access control services at 0x100 with everything that isolates, off.
+    pub(crate) fn acs(self) -> Self {
+        let mut this = self.extended(extended::ACS, 0x100);
+        this.put(0x104, Width::W2, 0x001f);
+        this.allow(0x106, Width::W2, 0x001f);
+        this
     }
 
     pub(crate) fn peek(&self, offset: u16, width: Width) -> u32 {
