@@ -213,6 +213,18 @@ fn write_efer(save: &mut StateSaveArea, value: u64) -> Result<(), MsrFault> {
     Ok(())
 }
 
+/// Keeps EFER.LME out of the VMCB while it means nothing: without paging and without PAE. Going back to the host from
+/// there, QEMU 11.1 takes the host's CR0.PG for a guest's that turns paging on without PAE, and leaves the host without
+/// paging. A CPU has no use for the bit in that state either.
+pub(super) const fn hold_lme(save: &mut StateSaveArea, held: &mut u64) {
+    if save.cr0 & Cr0::PG.bits() != 0 {
+        return;
+    }
+    let lme = (save.efer | *held) & Efer::LME.bits();
+    *held = if save.cr4 & Cr4::PAE.bits() == 0 { lme } else { 0 };
+    save.efer = save.efer & !Efer::LME.bits() | lme & !*held;
+}
+
 /// What MOV to CR4 of `value` checks where `offered` bits exist (APM vol. 2, 3.1.3 and 5.5.1).
 pub(super) const fn check_cr4(
     save: &StateSaveArea,

@@ -275,6 +275,25 @@ fn efer_hides_svme_and_follows_the_rules_of_wrmsr() {
 }
 
 #[test]
+fn long_mode_waits_for_pae_outside_the_vmcb() {
+    let mut vcpu = vcpu();
+    let lme = Efer::LME.bits();
+    vcpu.vmcb.save.cr0 &= !Cr0::PG.bits();
+    vcpu.vmcb.save.efer &= !Efer::LMA.bits();
+    assert_eq!(vcpu.write_cr4(0x680), Ok(()));
+    assert_eq!(vcpu.vmcb.save.efer & lme, 0, "QEMU must not see it without PAE");
+    let view = vcpu.read_msr(msr::EFER).unwrap();
+    assert!([view, vcpu.context().efer, vcpu.registers().efer].iter().all(|efer| efer & lme != 0));
+    assert_eq!(vcpu.write_msr(msr::EFER, view & !lme), Ok(()));
+    assert_eq!(vcpu.read_msr(msr::EFER), Ok(view & !lme), "the guest takes it back");
+    assert_eq!(vcpu.write_msr(msr::EFER, view), Ok(()));
+    assert_eq!((vcpu.vmcb.save.efer & lme, vcpu.read_msr(msr::EFER)), (0, Ok(view)));
+    assert_eq!(vcpu.write_cr4(0x6a0), Ok(()));
+    assert_ne!(vcpu.vmcb.save.efer & lme, 0, "with PAE it counts");
+    assert_eq!(vcpu.read_msr(msr::EFER), Ok(view));
+}
+
+#[test]
 fn msrs_take_what_the_cpu_would_take() {
     let mut vcpu = vcpu();
     assert_eq!(vcpu.write_msr(msr::FS_BASE, 0xffff_8000_0000_1000), Ok(()));

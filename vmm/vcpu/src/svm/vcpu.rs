@@ -46,6 +46,8 @@ pub struct SvmVcpu {
     tsc_aux: u64,
     /// CR4.MCE as the guest has set it.
     mce: u64,
+    /// EFER.LME as the guest has set it, while the VMCB has it clear: [`state::hold_lme`].
+    lme: u64,
     loaded: bool,
     /// Kerf has changed state that VMRUN checks. The rules are looked at before the entry, once, because some CPUs have
     /// overwritten the VMCB by the time they refuse it; what the guest itself changes is checked by the CPU.
@@ -74,6 +76,7 @@ impl SvmVcpu {
             breakpoints: [0; 4],
             tsc_aux: 0,
             mce: 0,
+            lme: 0,
             loaded: false,
             unchecked: true,
             features: backend.features,
@@ -140,6 +143,7 @@ impl SvmVcpu {
     fn set_cr4(&mut self, view: u64) {
         self.mce = view & cr4::SHADOWED;
         self.vmcb.save.cr4 = view | self.features.cr4 & cr4::SHADOWED;
+        state::hold_lme(&mut self.vmcb.save, &mut self.lme);
     }
 
     /// What is to be done before an entry; an exit where there is none to make.
@@ -312,7 +316,8 @@ impl Vcpu for SvmVcpu {
     }
 
     fn context(&self) -> CpuContext {
-        CpuContext { cr4: self.cr4(), ..state::context(&self.vmcb.save) }
+        let context = state::context(&self.vmcb.save);
+        CpuContext { cr4: self.cr4(), efer: context.efer | self.lme, ..context }
     }
 
     #[inline]
@@ -370,6 +375,7 @@ impl Vcpu for SvmVcpu {
     fn read_msr(&self, msr: Msr) -> Result<u64, MsrFault> {
         match msr {
             msr::TSC_AUX if self.features.tsc_aux => Ok(self.tsc_aux),
+            msr::EFER => state::read_msr(&self.vmcb.save, msr).map(|efer| efer | self.lme),
             _ => state::read_msr(&self.vmcb.save, msr),
         }
     }
@@ -388,6 +394,8 @@ impl Vcpu for SvmVcpu {
         state::write_msr(&mut self.vmcb.save, msr, value)?;
         match msr {
             msr::EFER => {
+                self.lme = 0;
+                state::hold_lme(&mut self.vmcb.save, &mut self.lme);
                 self.unchecked = true;
                 self.changed(Clean::CONTROL_REGISTERS);
                 // NXE gives entries of the guest's tables another meaning.
@@ -423,6 +431,7 @@ impl Vcpu for SvmVcpu {
     fn set_registers(&mut self, registers: &Registers) {
         self.frame.gprs = registers.gprs;
         state::set_registers(&mut self.vmcb.save, registers);
+        self.lme = 0;
         self.set_cr4(registers.cr4);
         let control = &mut self.vmcb.control;
         control.interrupt_shadow = 0;
@@ -436,7 +445,8 @@ impl Vcpu for SvmVcpu {
     }
 
     fn registers(&self) -> Registers {
-        Registers { cr4: self.cr4(), ..state::registers(&self.vmcb.save, &self.frame.gprs) }
+        let registers = state::registers(&self.vmcb.save, &self.frame.gprs);
+        Registers { cr4: self.cr4(), efer: registers.efer | self.lme, ..registers }
     }
 
     fn load(&mut self) {

@@ -36,7 +36,9 @@ struct Report {
     cr0: AtomicU32,
     /// RAX of an unknown hypercall; 1 where that is VMMCALL's or VMCALL's.
     hypercall: AtomicU32,
-    _rest: [AtomicU32; 7],
+    /// EFER with LME set, without paging and PAE.
+    efer: AtomicU32,
+    _rest: [AtomicU32; 6],
 }
 
 global_asm!(
@@ -69,8 +71,12 @@ global_asm!(
     "mov ecx, 0xc0000080; rdmsr; and eax, 0xfffffeff; wrmsr",
     "mov ebp, {reports} + 0x40; xor esi, esi",
     "call modes_probe; call modes_events",
-    // 32-bit paging with 4 MiB pages; 1 GiB shows 0.
+    // Long mode wanted before PAE is: legal, and nothing happens yet.
     "mov eax, cr4; and eax, 0xffffffdf; or eax, 0x10; mov cr4, eax",
+    "mov ecx, 0xc0000080; rdmsr; or eax, 0x100; wrmsr",
+    "mov eax, 0x40000000; xor ecx, ecx; cpuid",
+    "mov ecx, 0xc0000080; rdmsr; mov [{reports} + 0x40 + 36], eax; and eax, 0xfffffeff; wrmsr",
+    // 32-bit paging with 4 MiB pages; 1 GiB shows 0.
     "mov eax, {tables}; mov cr3, eax",
     "mov eax, cr0; or eax, 0x80000000; mov cr0, eax",
     "mov ebp, {reports} + 0x80; mov esi, 0x40000000",
@@ -294,6 +300,10 @@ fn judge(number: u32, mode: &str, report: &Report) {
         has("interrupts", &report.interrupts, 2);
     }
     has("hypercall", &report.hypercall, u32::MAX);
+    if mode == "protected" {
+        let efer = report.efer.load(Relaxed);
+        check!("modes-protected-long-mode-before-pae", efer & 0x500 == 0x100, "{efer:#x}");
+    }
     let cr0 = report.cr0.load(Relaxed);
     let expected = match mode {
         "compatibility" | "paging-32" | "paging-pae" => 0x8000_0001,
