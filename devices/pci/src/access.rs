@@ -116,6 +116,10 @@ impl<'a, A: ConfigAccess> Config<'a, A> {
         self.access.read(self.function, offset, Width::W4)
     }
 
+    pub(crate) fn write8(self, offset: u16, value: u8) {
+        self.access.write(self.function, offset, Width::W1, value.into());
+    }
+
     pub(crate) fn write16(self, offset: u16, value: u16) {
         self.access.write(self.function, offset, Width::W2, value.into());
     }
@@ -127,5 +131,65 @@ impl<'a, A: ConfigAccess> Config<'a, A> {
     /// Whether anybody answers.
     pub(crate) fn is_there(self) -> bool {
         self.read16(crate::spec::VENDOR) != crate::spec::NO_VENDOR
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use core::cell::RefCell;
+
+    use super::*;
+
+    /// Answers with the place that is asked for, and takes down what is written.
+    #[derive(Default)]
+    struct Echo(RefCell<Vec<(u64, Width, u64)>>);
+
+    impl RegisterBus for Echo {
+        fn load(&self, offset: u64, _: Width) -> u64 {
+            offset
+        }
+        fn store(&self, offset: u64, width: Width, value: u64) {
+            self.0.borrow_mut().push((offset, width, value));
+        }
+    }
+
+    impl PortBus for Echo {
+        fn read(&self, port: Port, _: Width) -> u32 {
+            port.0.into()
+        }
+        fn write(&self, port: Port, width: Width, value: u32) {
+            self.0.borrow_mut().push((port.0.into(), width, value.into()));
+        }
+    }
+
+    fn at(segment: u16, bus: u8) -> Function {
+        Function { segment, rid: RequesterId::new(bus, 2, 3) }
+    }
+
+    #[test]
+    fn ecam_begins_with_its_first_bus_and_ends_with_its_last() {
+        let registers = Echo::default();
+        let ecam = Ecam { segment: 1, first_bus: 0x10, last_bus: 0x1f, registers };
+        assert_eq!(ecam.read(at(1, 0x10), 0xabc, Width::W4), 0x1_3abc);
+        assert_eq!(ecam.read(at(1, 0x1f), 0, Width::W2), 0xf1_3000);
+        for (segment, bus, offset) in [(0, 0x10, 0), (1, 0xf, 0), (1, 0x20, 0), (1, 0x10, 0x1000)] {
+            assert_eq!(ecam.read(at(segment, bus), offset, Width::W2), 0xffff);
+            ecam.write(at(segment, bus), offset, Width::W2, 7);
+        }
+        ecam.write(at(1, 0x11), 4, Width::W2, 7);
+        assert_eq!(*ecam.registers.0.borrow(), [(0x11_3004, Width::W2, 7)]);
+    }
+
+    #[test]
+    fn ports_reach_the_first_segment_and_256_bytes() {
+        let ports = Echo::default();
+        assert_eq!(read_by_ports(&ports, at(0, 0x21), 0x3e, Width::W2), 0xcfe);
+        write_by_ports(&ports, at(0, 0x21), 0x3d, Width::W1, 9);
+        let address = (0xcf8, Width::W4, 0x8021_133c);
+        assert_eq!(*ports.0.borrow(), [address, address, (0xcfd, Width::W1, 9)]);
+        assert_eq!(read_by_ports(&ports, at(1, 0), 0, Width::W4), u32::MAX);
+        assert_eq!(read_by_ports(&ports, at(0, 0), 0x100, Width::W1), 0xff);
+        write_by_ports(&ports, at(0, 0), 0x100, Width::W1, 0);
+        assert_eq!(ports.0.borrow().len(), 3);
     }
 }

@@ -88,6 +88,10 @@ fn extended_bytes<A: ConfigAccess>(config: Config<'_, A>, id: u16, offset: u16) 
             };
             8 + bits.div_ceil(32) * 4
         }
+        extended::RESIZABLE_BAR => {
+            let control = config.read32(offset + extended::resizable_bar::CONTROL);
+            4 + 8 * (control >> extended::resizable_bar::COUNT_SHIFT & 7) as u16
+        }
         extended::ARI => extended::ari::BYTES,
         extended::ATS => extended::ats::BYTES,
         extended::SRIOV => extended::sriov::BYTES,

@@ -22,6 +22,8 @@ mod capabilities;
 mod enumerate;
 mod function;
 mod groups;
+mod interrupts;
+mod reset;
 pub mod spec;
 
 #[cfg(test)]
@@ -35,3 +37,4 @@ pub use function::{
     find,
 };
 pub use groups::{Group, Reason, Tie, groups, isolate};
+pub use reset::{ResetError, Resetting, reset};

@@ -11,8 +11,8 @@ use crate::access::ConfigAccess;
 use crate::spec::capability::express;
 use crate::spec::{self, extended};
 
-/// Sees a write before it takes effect, and may change the registers itself.
-type Hook = Rc<dyn Fn(&mut Device, u16, u32)>;
+/// Sees a write before it takes effect, and may change the registers itself; then, with `true`, the write does not.
+type Hook = Rc<dyn Fn(&mut Device, u16, u32) -> bool>;
 
 /// A function's registers.
 #[derive(Clone)]
@@ -96,7 +96,7 @@ impl Device {
         let mut this = self.capability(spec::capability::EXPRESS, 0x40);
         this.put(0x42, Width::W2, u32::from(2 | kind << express::KIND_SHIFT));
         this.put(0x40 + express::DEVICE_CAPABILITIES, Width::W4, device_capabilities);
-        this.allow(0x40 + express::DEVICE_CONTROL, Width::W2, 0xffff);
+        this.allow(0x40 + express::DEVICE_CONTROL, Width::W2, 0x7fff);
         this.allow(0x40 + express::DEVICE_CONTROL_2, Width::W2, 0xffff);
         this
     }
@@ -151,10 +151,11 @@ pub(crate) struct Machine {
     pub(crate) devices: RefCell<BTreeMap<Function, Device>>,
     pub(crate) writes: RefCell<Vec<Write>>,
     pub(crate) accesses: Cell<u64>,
+    /// Nanoseconds.
     pub(crate) now: Cell<u64>,
 }
 
-pub(crate) fn at(bus: u8, device: u8, function: u8) -> Function {
+pub(crate) const fn at(bus: u8, device: u8, function: u8) -> Function {
     Function { segment: 0, rid: RequesterId::new(bus, device, function) }
 }
 
@@ -198,8 +199,8 @@ impl ConfigAccess for Machine {
             return;
         };
         self.writes.borrow_mut().push((function, offset, value));
-        if let Some(hook) = device.hook.clone() {
-            hook(device, offset, value);
+        if device.hook.clone().is_some_and(|hook| hook(device, offset, value)) {
+            return;
         }
         for (index, byte) in value.to_le_bytes()[..width.bytes() as usize].iter().enumerate() {
             let place = usize::from(offset) + index;

@@ -133,6 +133,7 @@ fn bars_are_sized_with_decoding_off_and_left_as_they_were() {
     device.hook = Some(std::rc::Rc::new(|device: &mut Device, offset, _| {
         let decodes = device.peek(spec::COMMAND, Width::W2) & 3 != 0;
         assert!(!decodes || offset == spec::COMMAND, "{offset:#x} written while decoding");
+        false
     }));
     let before = device.bytes.clone();
     let (machine, info) = one(device);

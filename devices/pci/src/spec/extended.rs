@@ -28,6 +28,8 @@ pub const ATS: u16 = 0x000f;
 pub const SRIOV: u16 = 0x0010;
 /// Page request interface (10.5.2).
 pub const PRI: u16 = 0x0013;
+/// BARs whose size can be set (7.8.6).
+pub const RESIZABLE_BAR: u16 = 0x0015;
 /// PASIDs (7.8.9).
 pub const PASID: u16 = 0x001b;
 /// Designated vendor-specific (7.9.6).
@@ -87,6 +89,14 @@ pub mod sriov {
     pub const ENABLE: u16 = 1 << 0;
     /// Of [`CONTROL`]: their memory is decoded.
     pub const MEMORY_ENABLE: u16 = 1 << 3;
+}
+
+/// BARs whose size can be set (7.8.6).
+pub mod resizable_bar {
+    /// Control of the first BAR; capabilities and control of each further one follow, 8 bytes a BAR.
+    pub const CONTROL: u16 = 8;
+    /// Of the first control: where the count of BARs, of 3 bits, begins.
+    pub const COUNT_SHIFT: u32 = 5;
 }
 
 /// PASIDs (7.8.9).

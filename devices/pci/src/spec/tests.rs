@@ -84,6 +84,9 @@ fn extended_capabilities_are_as_linux_has_them() {
     let control = (sriov::CONTROL, sriov::ENABLE, sriov::MEMORY_ENABLE, sriov::BYTES);
     assert_eq!(control, (8, 1, 8, 64));
     assert_eq!([pri::CONTROL, pri::ENABLE, dvsec::VENDOR, dvsec::ID], [4, 1, 4, 8]);
+    // PCI_EXT_CAP_ID_REBAR, PCI_REBAR_CTRL, _NBAR_SHIFT
+    use extended::{RESIZABLE_BAR, resizable_bar};
+    assert_eq!((RESIZABLE_BAR, resizable_bar::CONTROL, resizable_bar::COUNT_SHIFT), (0x15, 8, 5));
     // PCI_EXT_CAP_VER, PCI_EXT_CAP_NEXT
     assert_eq!((extended::version(0x1402_0010), extended::next(0x1402_0010)), (2, 0x140));
 }
