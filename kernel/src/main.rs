@@ -10,11 +10,13 @@ extern crate alloc;
 
 mod acpi;
 mod console;
+mod iommu;
 mod irq;
 mod launch;
 mod mem;
 mod monitor;
 mod panic;
+mod pci;
 mod platform;
 mod power;
 mod report;
@@ -61,6 +63,9 @@ fn main(info: Option<&BootInfo>, entry_tsc: u64) -> ! {
     panic::test_if_asked(&handoff.command_line);
     let machine = acpi::read(&info, &handoff);
     let timer = irq::init(&machine);
+    let found = self::pci::init(&machine);
+    self::iommu::init(&machine, config.hypervisor.iommu.mode, found);
+    irq::connect(&machine);
     let plan = Plan { config, handoff, entry_tsc, unix_time: info.unix_time };
     let verdict = run_guests(plan, timer);
     console::say(format_args!("all guests ended: {verdict}"));

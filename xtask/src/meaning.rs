@@ -98,6 +98,10 @@ fn tell_hypervisor(hypervisor: &Hypervisor, say: &mut impl FnMut(fmt::Arguments<
         Some(consoles) => words(consoles.iter().map(lower)),
     };
     say(format_args!("consoles        {consoles}"));
+    if hypervisor.mode == config::RunMode::Survey {
+        say(format_args!("survey          the machine is described, nothing is started"));
+    }
+    say(format_args!("IOMMU           {}", lower(&hypervisor.iommu.mode)));
     say(format_args!("time slices     {} us", hypervisor.slice_us));
     let smt = if hypervisor.share_smt { "of different VMs" } else { "of one VM" };
     say(format_args!("SMT siblings    run vCPUs {smt}"));
@@ -158,6 +162,9 @@ fn tell_vm(
         say(format_args!("  module        {name}, {} bytes", description.file(name).len()));
     }
     say(format_args!("  command line  {:?}", vm.cmdline));
+    for device in &vm.devices {
+        say(format_args!("  device        {device}"));
+    }
     let config::Unknown { ports, mmio, msrs } = vm.unknown;
     let (ports, mmio, msrs) = (lower(&ports), lower(&mmio), lower(&msrs));
     say(format_args!("  unknown       ports {ports}, addresses {mmio}, MSRs {msrs}"));

@@ -21,5 +21,7 @@ mod tables;
 #[cfg(test)]
 mod tests;
 
-pub use machine::{IoApic, Line, Machine, PmTimer, PowerOff, SerialPort, SerialRegisters, read};
+pub use machine::{
+    Ecam, IoApic, Line, Machine, PmTimer, PowerOff, SerialPort, SerialRegisters, read,
+};
 pub use tables::{Brought, PhysicalMemory, Problem, Signature, Trouble};

@@ -31,6 +31,21 @@ pub struct Machine {
     pub brought: Vec<Brought>,
     /// What to write where to reset the machine, where that is a port (ACPI 6.5, 4.8.3.6).
     pub reset: Option<(Port, u8)>,
+    /// Where PCI configuration space is memory. Empty where there is no MCFG.
+    pub ecam: Vec<Ecam>,
+    /// The DMAR table, which says where the IOMMUs are.
+    pub dmar: Option<&'static [u8]>,
+}
+
+/// A window of PCI configuration space (PCI Firmware 3.3, 4.1.2): 1 MiB for each bus.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ecam {
+    /// Where bus 0 of the segment is, or would be.
+    pub base: Hpa,
+    /// The segment.
+    pub segment: u16,
+    /// Its first and last bus.
+    pub buses: (u8, u8),
 }
 
 /// An I/O APIC (ACPI 6.5, 5.2.12.3).
@@ -133,6 +148,10 @@ pub fn read(
     if let Some(spcr) = find(b"SPCR") {
         machine.serial = serial_port(&machine, spcr, &mut report);
     }
+    if let Some(mcfg) = find(b"MCFG") {
+        read_mcfg(&mut machine, mcfg, &mut report);
+    }
+    machine.dmar = find(b"DMAR").map(|dmar| dmar.bytes);
     if let Some(hpet) = find(b"HPET") {
         // A generic address (ACPI 6.5, 5.2.3.2) at 40; HPET specification 1.0a, 3.2.4.
         const ADDRESS: usize = 40;
@@ -197,6 +216,24 @@ fn read_madt_entry(machine: &mut Machine, entry: &[u8]) -> Option<()> {
         _ => {}
     }
     Some(())
+}
+
+/// Memory-mapped configuration space (PCI Firmware 3.3, 4.1.2).
+fn read_mcfg(machine: &mut Machine, mcfg: &Table, report: &mut impl FnMut(Problem)) {
+    const ENTRIES: usize = HEADER_BYTES + 8;
+    const ENTRY_BYTES: usize = 16;
+    for at in (ENTRIES..mcfg.bytes.len()).step_by(ENTRY_BYTES) {
+        let ecam = || {
+            let base = bytes::address(mcfg.bytes, at)?;
+            let buses = (u8(mcfg.bytes, at + 10)?, u8(mcfg.bytes, at + 11)?);
+            let is_sound = buses.0 <= buses.1 && base.is_aligned(1 << 20);
+            is_sound.then_some(Ecam { base, segment: u16(mcfg.bytes, at + 8)?, buses })
+        };
+        match ecam() {
+            Some(ecam) => machine.ecam.push(ecam),
+            None => report(mcfg.problem(Trouble::Field(at))),
+        }
+    }
 }
 
 /// An I/O port from a generic address at `extended` of the FADT, or else from the 32-bit field at `legacy`.

@@ -344,3 +344,20 @@ proptest! {
         let _ = read_all(&memory);
     }
 }
+
+#[test]
+fn mcfg_and_dmar_are_found_and_a_window_out_of_place_is_told() {
+    let mut body = vec![0; 8];
+    for (base, segment, buses) in [(0xe000_0000u64, 0u16, [0, 255]), (0xf000_0001, 1, [0, 1])] {
+        body.extend(base.to_le_bytes());
+        body.extend(segment.to_le_bytes());
+        body.extend(buses);
+        body.extend([0; 4]);
+    }
+    let dmar: &[u8] = table(b"DMAR", &[47, 1]).leak();
+    let (machine, problems) = read_with(&small_machine(), &[table(b"MCFG", &body).leak(), dmar]);
+    let window = Ecam { base: Hpa::new(0xe000_0000), segment: 0, buses: (0, 255) };
+    assert_eq!(machine.ecam, [window]);
+    assert_eq!(problems.len(), 1);
+    assert_eq!(machine.dmar, Some(dmar));
+}

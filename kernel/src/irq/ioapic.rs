@@ -6,11 +6,12 @@ use firmware::{IoApic, Line, Machine};
 use hw::Hpa;
 use x86_spec::apic::{self, RedirectionEntry, ioapic as reg};
 
-use crate::mem;
 use crate::platform::Mmio;
+use crate::{iommu, mem};
 
 /// One I/O APIC.
 struct Unit {
+    id: u8,
     registers: Mmio,
     first_gsi: u32,
     pins: u32,
@@ -31,29 +32,39 @@ impl IoApics {
         Self(listed.iter().filter_map(Unit::init).collect())
     }
 
-    /// Has `line` delivered as `vector` to the CPU with this APIC ID; false where no pin is that line's, or the ID does
-    /// not fit the entry.
+    /// Has `line` delivered as `vector` to the CPU with this APIC ID; false where no pin is that line's, the ID does not
+    /// fit the entry, or the IOMMU lets no interrupt of the I/O APIC through.
     pub(super) fn route(&mut self, line: Line, vector: u8, apic_id: u32) -> bool {
-        let Ok(destination) = u8::try_from(apic_id) else { return false };
         let unit = self
             .0
             .iter()
             .find(|unit| line.gsi.checked_sub(unit.first_gsi).is_some_and(|pin| pin < unit.pins));
         let Some(unit) = unit else { return false };
-        let flag = |set, bit| if set { bit } else { 0 };
-        let entry = u64::from(vector)
-            | flag(line.active_low, RedirectionEntry::ACTIVE_LOW)
-            | flag(line.level, RedirectionEntry::LEVEL)
-            | u64::from(destination) << 56;
-        unit.set(line.gsi - unit.first_gsi, RedirectionEntry(entry));
+        let entry = match iommu::route_pin(unit.id, line, vector, apic_id) {
+            Some(routed) => routed,
+            None => plain(line, vector, apic_id),
+        };
+        let Some(entry) = entry else { return false };
+        unit.set(line.gsi - unit.first_gsi, entry);
         true
     }
+}
+
+/// An entry that goes straight to a CPU.
+fn plain(line: Line, vector: u8, apic_id: u32) -> Option<RedirectionEntry> {
+    let destination = u8::try_from(apic_id).ok()?;
+    let flag = |set, bit| if set { bit } else { 0 };
+    let entry = u64::from(vector)
+        | flag(line.active_low, RedirectionEntry::ACTIVE_LOW)
+        | flag(line.level, RedirectionEntry::LEVEL)
+        | u64::from(destination) << 56;
+    Some(RedirectionEntry(entry))
 }
 
 impl Unit {
     fn init(listed: &IoApic) -> Option<Self> {
         let registers = mem::map_mmio(listed.registers, apic::IOAPIC_BYTES)?;
-        let mut unit = Self { registers, first_gsi: listed.first_gsi, pins: 0 };
+        let mut unit = Self { id: listed.id, registers, first_gsi: listed.first_gsi, pins: 0 };
         let version = unit.read(reg::VERSION);
         if version == u32::MAX {
             log::warn!("no I/O APIC answers at {}", listed.registers);

@@ -17,10 +17,10 @@ use alloc::vec::Vec;
 use firmware::Machine;
 use hw::Clock as _;
 use spin::Once;
-use x86_spec::apic::DeliveryMode;
+use x86_spec::apic::{DeliveryMode, MsiMessage};
 
 use crate::platform::Tsc;
-use crate::{console, panic, start};
+use crate::{console, iommu, panic, start};
 use ioapic::IoApics;
 use lapic::Lapic;
 
@@ -33,6 +33,8 @@ const TIMER: u8 = 0x40;
 const UART: u8 = 0x41;
 /// Another CPU has news.
 const KICK: u8 = 0x42;
+/// An IOMMU has recorded a fault.
+const FAULT: u8 = 0x43;
 /// What the local APIC delivers when it changed its mind. Its low four bits are set, as old APICs demand.
 const SPURIOUS: u8 = 0xff;
 /// Where the 8259s' vectors are put, though all of their lines are masked: a spurious one still comes.
@@ -64,6 +66,7 @@ pub(crate) fn dispatch(vector: u8) {
         UART => console::receive(),
         // That it came is all: the loop looks for what is new.
         KICK => {}
+        FAULT => iommu::note_fault(),
         // Neither has an in-service bit, so neither is ended.
         SPURIOUS | LEGACY..0x30 => return,
         _ => {
@@ -78,7 +81,7 @@ pub(crate) fn unexpected_count() -> u64 {
     UNEXPECTED.load(Ordering::Relaxed)
 }
 
-/// Brings the interrupt controllers of the machine up, calibrates the clocks, and lets the console receive.
+/// Brings the local APIC up and calibrates the clocks. No device interrupts before [`connect`].
 pub(crate) fn init(machine: &Machine) -> Timer {
     pic::mask_all();
     let lapic = Lapic::enable(machine.cpus.iter().any(|&id| id > XAPIC_IDS));
@@ -86,15 +89,33 @@ pub(crate) fn init(machine: &Machine) -> Timer {
     let rates = *RATES.call_once(|| calibration::run(machine, &lapic));
     log::info!("TSC {} kHz, local APIC timer {} kHz", rates.tsc_hz / 1000, rates.apic_hz / 1000);
     park_others(machine, lapic);
+    Timer::new(lapic, rates)
+}
+
+/// Has Kerf's own interrupts come, through the IOMMU where there is one, and lets the console receive.
+pub(crate) fn connect(machine: &Machine) {
+    let boot = start::current().apic_id();
     let mut io_apics = IoApics::init(machine);
     let lines = [Some(machine.isa(COM1_IRQ)), machine.serial.and_then(|port| port.interrupt)];
     for (is_there, line) in console::has_uarts().into_iter().zip(lines) {
-        if is_there && !line.is_some_and(|line| io_apics.route(line, UART, lapic.id())) {
+        if is_there && !line.is_some_and(|line| io_apics.route(line, UART, boot)) {
             log::warn!("a serial port has no interrupt: what is typed there will not be seen");
         }
     }
     console::enable_receive();
-    Timer::new(lapic, rates)
+}
+
+/// Whether CPUs are told apart by 32-bit IDs.
+pub(crate) fn is_x2apic() -> bool {
+    matches!(Lapic::current(), Some(Lapic::X2apic))
+}
+
+/// What a device writes to tell of a fault, unremapped: to the boot CPU.
+pub(crate) fn fault_message() -> ::iommu::Message {
+    let id = u64::from(start::current().apic_id());
+    // Bits 31:8 of an ID above 255 go into the upper half (VT-d 5.1.6).
+    let address = MsiMessage::ADDRESS_BASE | (id & 0xff) << 12 | id >> 8 << 40;
+    ::iommu::Message { address, data: FAULT.into() }
 }
 
 /// Brings the calling CPU's local APIC up, as [`init`] did that of the boot CPU.

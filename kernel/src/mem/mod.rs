@@ -25,7 +25,7 @@ pub(crate) use guest::{GuestRam, GuestRamError};
 pub(crate) use heap::heap_bytes;
 pub(crate) use low::StartPages;
 pub(crate) use space::{image_bytes, join, map_mmio, map_read_only, map_screen, stack};
-pub(crate) use tables::{Pages, Tables};
+pub(crate) use tables::{DeviceFrames, Pages, Tables};
 
 use alloc::{string::String, vec::Vec};
 

@@ -5,7 +5,7 @@
 
 use boot_info::{BootInfo, DIRECT_MAP, KERNEL_BASE, MemoryKind, MemoryRegion};
 use frames::{Entry, runs};
-use hw::{Hpa, Hva, PAGE_SIZE};
+use hw::{Hpa, Hva, PAGE_SIZE, PAGE_SIZE_2M};
 use paging::format::Host;
 use paging::{Caching, MapError, PageSize, PageTable, Rights};
 use spin::Mutex;
@@ -108,10 +108,10 @@ fn is_memory(kind: MemoryKind) -> bool {
 }
 
 impl Space {
-    /// Takes `bytes` of the window, and leaves a hole after them.
-    fn take(&mut self, bytes: u64) -> u64 {
-        let at = self.window;
-        self.window += bytes.next_multiple_of(PAGE_SIZE) + PAGE_SIZE;
+    /// Takes `bytes` of the window, aligned to `align`, and leaves a hole after them.
+    fn take(&mut self, bytes: u64, align: u64) -> u64 {
+        let at = self.window.next_multiple_of(align);
+        self.window = at + bytes.next_multiple_of(PAGE_SIZE) + PAGE_SIZE;
         at
     }
 
@@ -124,8 +124,12 @@ impl Space {
         if end.raw() > control::physical_end() || pool::manages(first, bytes) {
             return None;
         }
-        let at = self.take(bytes);
-        let page = PageSize::Size4K;
+        let page = if first.is_aligned(PAGE_SIZE_2M) && bytes >= PAGE_SIZE_2M {
+            PageSize::Size2M
+        } else {
+            PageSize::Size4K
+        };
+        let at = self.take(bytes, page.bytes());
         self.table.map(&mut Tables, at, first, bytes, rights, caching, page).ok()?;
         Some(Hva::new(at + hpa.page_offset()))
     }
@@ -139,8 +143,8 @@ pub(crate) fn map_mmio(hpa: Hpa, bytes: u64) -> Option<Mmio> {
     }
     let mut space = SPACE.lock();
     let at = space.as_mut()?.map(hpa, bytes, Rights::RW, Caching::Uncacheable)?;
-    // SAFETY: mapped uncached just now, aligned, and never unmapped. The callers, the drivers of the interrupt controllers
-    // and timers, name addresses of registers, and no frame of the pool is there: `Space::map` has looked.
+    // SAFETY: mapped uncached just now, aligned, and never unmapped. The callers, the drivers of interrupt controllers,
+    // timers, IOMMUs and PCI, name addresses of registers, and no frame of the pool is there: `Space::map` has looked.
     Some(unsafe { Mmio::new(at, bytes) })
 }
 
@@ -191,7 +195,7 @@ pub(crate) fn stack(bytes: u64) -> Option<Hva> {
 
 /// Reserves `bytes` of addresses in the window, with nothing mapped.
 pub(super) fn reserve(bytes: u64) -> Option<Hva> {
-    SPACE.lock().as_mut().map(|space| Hva::new(space.take(bytes)))
+    SPACE.lock().as_mut().map(|space| Hva::new(space.take(bytes, PAGE_SIZE)))
 }
 
 /// Maps fresh frames at `at`, up to `bytes`; gives how many bytes could be mapped.

@@ -1,8 +1,11 @@
 //! Frames for hardware: tables that it walks, and pages for the control structures of virtualization.
 
+use core::arch::asm;
+use core::arch::x86_64::cmpxchg16b;
 use core::ptr;
+use core::sync::atomic::Ordering;
 
-use hw::{Hpa, OutOfFrames, PAGE_SIZE, TableMemory};
+use hw::{DeviceTables, Hpa, OutOfFrames, PAGE_SIZE, TableMemory};
 use vcpu::{HostPage, HostPages};
 
 use super::{Pool, direct};
@@ -59,5 +62,76 @@ impl HostPages for Pages {
         // SAFETY: the pool gave the frames to us alone, and all of its frames are in the direct map.
         unsafe { direct::zero(hpa, count as u64) };
         Ok(HostPage { hpa, hva: direct::address(hpa) })
+    }
+}
+
+/// Tables for the IOMMU, in the direct map: runs of frames that devices' requests are looked up in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct DeviceFrames;
+
+/// A word of a run of frames.
+fn word(run: Hpa, index: usize) -> *mut u64 {
+    assert!(run.is_aligned(PAGE_SIZE), "not a run of frames");
+    direct::address(run).wrapping_add(8 * index as u64).raw() as *mut u64
+}
+
+impl TableMemory for DeviceFrames {
+    fn alloc(&mut self) -> Result<Hpa, OutOfFrames> {
+        Tables.alloc()
+    }
+
+    fn free(&mut self, table: Hpa) {
+        Tables.free(table);
+    }
+
+    fn load(&self, table: Hpa, index: usize) -> u64 {
+        // SAFETY: the driver hands in only runs that it was given here, which are mapped, and indices within them. Hardware
+        // sets accessed and dirty bits at any time, hence volatile.
+        unsafe { ptr::read_volatile(word(table, index)) }
+    }
+
+    fn store(&mut self, table: Hpa, index: usize, entry: u64) {
+        // SAFETY: as for loading; an aligned 64-bit store is one store for the hardware that walks.
+        unsafe { ptr::write_volatile(word(table, index), entry) };
+    }
+}
+
+impl DeviceTables for DeviceFrames {
+    fn alloc_run(&mut self, frames: u64) -> Result<Hpa, OutOfFrames> {
+        let run = Pool.alloc_contiguous(frames, frames).ok_or(OutOfFrames)?;
+        // SAFETY: the pool gave the frames to us alone, and all of its frames are in the direct map.
+        unsafe { direct::zero(run, frames) };
+        Ok(run)
+    }
+
+    fn free_run(&mut self, run: Hpa, frames: u64) {
+        Pool.free(run, frames);
+    }
+
+    fn store_pair(&mut self, table: Hpa, index: usize, pair: [u64; 2]) {
+        assert!(index.is_multiple_of(2), "not a pair");
+        let [low, high] = pair.map(u128::from);
+        let (at, new) = (word(table, index).cast::<u128>(), high << 64 | low);
+        let mut old = 0;
+        loop {
+            // SAFETY: as for storing, and 16-byte-aligned by the check; every CPU with virtualization has the instruction.
+            let found = unsafe { cmpxchg16b(at, old, new, Ordering::SeqCst, Ordering::SeqCst) };
+            if found == old {
+                return;
+            }
+            old = found;
+        }
+    }
+
+    fn write_back(&mut self, table: Hpa, index: usize, count: usize) {
+        // Eight words are a line of 64 bytes, which every CPU's are multiples of.
+        for at in (index & !7..index + count).step_by(8) {
+            // SAFETY: as for loading; writing a line back changes nothing that is read.
+            unsafe {
+                asm!("clflush [{}]", in(reg) word(table, at), options(nostack, preserves_flags))
+            };
+        }
+        // SAFETY: it only orders.
+        unsafe { asm!("sfence", options(nostack, preserves_flags)) };
     }
 }

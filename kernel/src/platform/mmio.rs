@@ -1,6 +1,6 @@
 //! Memory-mapped registers.
 
-use hw::{Hva, Width};
+use hw::{Hva, RegisterBus, Width};
 
 /// A block of memory-mapped registers that the kernel has mapped uncached, for good. Made by [`crate::mem::map_mmio`].
 #[derive(Clone, Copy, Debug)]
@@ -19,51 +19,47 @@ impl Mmio {
         Self { base, bytes }
     }
 
-    /// The register of `width` at `offset`, which is aligned to it; all-ones outside the block, and for eight bytes.
-    pub(crate) fn read(&self, offset: u64, width: Width) -> u32 {
-        match (width, self.at(offset, width.bytes())) {
-            // SAFETY: within the block by the check, aligned, and the block is what `new` was promised.
-            (Width::W1, Some(register)) => unsafe { register.cast::<u8>().read_volatile() }.into(),
-            // SAFETY: as above.
-            (Width::W2, Some(register)) => unsafe { register.cast::<u16>().read_volatile() }.into(),
-            (Width::W4, _) => self.read32(offset),
-            _ => u32::MAX,
-        }
-    }
-
-    /// Writes the low bytes of `value` to the register of `width` at `offset`; nothing where [`Self::read`] reads all-ones.
-    pub(crate) fn write(&self, offset: u64, width: Width, value: u32) {
-        match (width, self.at(offset, width.bytes())) {
-            // SAFETY: as for reading.
-            (Width::W1, Some(register)) => unsafe {
-                register.cast::<u8>().write_volatile(value as u8)
-            },
-            // SAFETY: as for reading.
-            (Width::W2, Some(register)) => unsafe {
-                register.cast::<u16>().write_volatile(value as u16)
-            },
-            (Width::W4, _) => self.write32(offset, value),
-            _ => {}
-        }
-    }
-
     /// The 32-bit register at `offset`; all-ones outside the block.
     pub(crate) fn read32(&self, offset: u64) -> u32 {
-        // SAFETY: within the block by the check, aligned, and the block is what `new` was promised.
-        self.at(offset, 4).map_or(u32::MAX, |register| unsafe { register.read_volatile() })
+        self.load(offset, Width::W4) as u32
     }
 
     /// Writes the 32-bit register at `offset`; nothing outside the block.
     pub(crate) fn write32(&self, offset: u64, value: u32) {
-        if let Some(register) = self.at(offset, 4) {
-            // SAFETY: as for reading.
-            unsafe { register.write_volatile(value) };
-        }
+        self.store(offset, Width::W4, value.into());
     }
 
     fn at(&self, offset: u64, bytes: u64) -> Option<*mut u32> {
         let end = offset.checked_add(bytes)?;
-        let inside = end <= self.bytes && offset.is_multiple_of(bytes);
-        inside.then(|| self.base.wrapping_add(offset).raw() as *mut u32)
+        let at = self.base.wrapping_add(offset);
+        (end <= self.bytes && at.is_aligned(bytes)).then(|| at.raw() as *mut u32)
+    }
+}
+
+impl RegisterBus for Mmio {
+    fn load(&self, offset: u64, width: Width) -> u64 {
+        let Some(register) = self.at(offset, width.bytes()) else { return u64::MAX };
+        // SAFETY: within the block by the check, aligned, and the block is what `new` was promised.
+        unsafe {
+            match width {
+                Width::W1 => register.cast::<u8>().read_volatile().into(),
+                Width::W2 => register.cast::<u16>().read_volatile().into(),
+                Width::W4 => register.read_volatile().into(),
+                Width::W8 => register.cast::<u64>().read_volatile(),
+            }
+        }
+    }
+
+    fn store(&self, offset: u64, width: Width, value: u64) {
+        let Some(register) = self.at(offset, width.bytes()) else { return };
+        // SAFETY: as for reading.
+        unsafe {
+            match width {
+                Width::W1 => register.cast::<u8>().write_volatile(value as u8),
+                Width::W2 => register.cast::<u16>().write_volatile(value as u16),
+                Width::W4 => register.write_volatile(value as u32),
+                Width::W8 => register.cast::<u64>().write_volatile(value),
+            }
+        }
     }
 }

@@ -1,7 +1,7 @@
 //! A 16550's registers, wherever they are.
 
 use consoles::Registers;
-use hw::{Port, PortBus, Width};
+use hw::{Port, PortBus, RegisterBus, Width};
 
 use super::{Mmio, Ports};
 
@@ -24,7 +24,7 @@ impl Registers for UartRegisters {
                 Ports.read(Port(first.wrapping_add(register.into())), Width::W1) as u8
             }
             Self::Memory(block, stride, width) => {
-                block.read(u64::from(register) * u64::from(stride), width) as u8
+                block.load(u64::from(register) * u64::from(stride), width) as u8
             }
         }
     }
@@ -36,7 +36,7 @@ impl Registers for UartRegisters {
                 Ports.write(port, Width::W1, value.into());
             }
             Self::Memory(block, stride, width) => {
-                block.write(u64::from(register) * u64::from(stride), width, value.into());
+                block.store(u64::from(register) * u64::from(stride), width, value.into());
             }
         }
     }

@@ -15,7 +15,7 @@ use crate::mem::Pages;
 use crate::platform::{self, CpuId, Msrs, rdtsc};
 use crate::power::Verdict;
 use crate::vm::Duty;
-use crate::{console, monitor, report, start, terminal};
+use crate::{console, iommu, monitor, report, start, terminal};
 
 /// A CPU that runs virtual CPUs.
 struct Cpu<B: Backend> {
@@ -184,6 +184,7 @@ impl<B: Backend> Cpu<B> {
             monitor::answer(world, &line, &mut || self.do_duties());
         }
         self.chores = terminal::poll();
+        iommu::look_after();
         monitor::all_ended(world)
     }
 

@@ -6,12 +6,13 @@ use alloc::{
     vec::Vec,
 };
 
+use hw::{Function, RequesterId};
 use toml::{Spanned, de::DeTable};
 
 use crate::{
-    Config, ConfigError, Hypervisor, Loader, PathFault, Problem, VERSION, Vm,
+    Config, ConfigError, Device, Hypervisor, Loader, PathFault, Problem, RunMode, VERSION, Vm,
     place::{Source, path_at},
-    schema::{File, HypervisorTable, VmTable},
+    schema::{DeviceTable, File, HypervisorTable, VmTable},
 };
 
 /// Guest memory is mapped in pages of this many bytes.
@@ -53,19 +54,30 @@ pub fn parse(file_name: &str, text: &str) -> Result<Config, ConfigError> {
     })?;
     let hypervisor = check_hypervisor(&source, file.hypervisor)?;
     let vms = check_vms(&source, hypervisor.share_cpus, file.vm)?;
+    if vms.is_empty() && hypervisor.mode == RunMode::Run {
+        return Err(source.error(0..0, "vm", Problem::NoVm));
+    }
     Ok(Config { hypervisor, vms, source })
 }
 
 fn check_hypervisor(source: &Source, table: HypervisorTable) -> Result<Hypervisor, ConfigError> {
-    let HypervisorTable { log, consoles, background, share_smt, share_cpus, slice_us } = table;
-    let slice_us = match slice_us {
+    let slice_us = match table.slice_us {
         Some(slice) if !SLICES_US.contains(slice.get_ref()) => {
             let problem = Problem::Slice(*slice.get_ref());
             return Err(source.error(slice.span(), "hypervisor.slice-us", problem));
         }
         slice => slice.map_or(DEFAULT_SLICE_US, Spanned::into_inner),
     };
-    Ok(Hypervisor { log, consoles, background, share_smt, share_cpus, slice_us })
+    Ok(Hypervisor {
+        mode: table.mode,
+        iommu: table.iommu,
+        log: table.log,
+        consoles: table.consoles,
+        background: table.background,
+        share_smt: table.share_smt,
+        share_cpus: table.share_cpus,
+        slice_us,
+    })
 }
 
 fn check_version(source: &Source, document: &DeTable<'_>) -> Result<(), ConfigError> {
@@ -92,7 +104,9 @@ fn check_vms(
     for table in tables {
         let name_span = table.name.span();
         let pins: Vec<_> = table.cpus.iter().flat_map(|cpus| cpus.get_ref().clone()).collect();
+        let device_spans: Vec<_> = table.device.iter().map(Spanned::span).collect();
         let vm = check_vm(source, table)?;
+        check_owners(source, &vms, &vm, device_spans)?;
         if vms.iter().any(|earlier| earlier.name == vm.name) {
             return Err(source.error(name_span, "vm.name", Problem::DuplicateName(vm.name)));
         }
@@ -104,9 +118,6 @@ fn check_vms(
             return Err(source.error(pin.span(), "vm.cpus", problem));
         }
         vms.push(vm);
-    }
-    if vms.is_empty() {
-        return Err(source.error(0..0, "vm", Problem::NoVm));
     }
     Ok(vms)
 }
@@ -148,12 +159,81 @@ fn check_vm(source: &Source, table: VmTable) -> Result<Vm, ConfigError> {
             .map(|line| checked(line, "vm.cmdline", cmdline_problem))
             .transpose()?
             .unwrap_or_default(),
+        devices: table
+            .device
+            .into_iter()
+            .map(|device| check_device(source, device))
+            .collect::<Result<_, _>>()?,
         unknown: table.unknown,
         idle: table.idle,
         on_reset: table.on_reset,
         cpuid: table.cpuid.map(Spanned::into_inner).unwrap_or_default(),
         test: table.test,
     })
+}
+
+fn check_device(source: &Source, table: Spanned<DeviceTable>) -> Result<Device, ConfigError> {
+    let span = table.span();
+    let DeviceTable { function, vendor, device, class } = table.into_inner();
+    if let Some(class) = class.as_ref().filter(|class| *class.get_ref() >> 24 != 0) {
+        return Err(source.error(
+            class.span(),
+            "vm.device.class",
+            Problem::Class(*class.get_ref()),
+        ));
+    }
+    match (function, vendor, device, class.map(Spanned::into_inner)) {
+        (Some(text), None, None, None) => match function_of(text.get_ref()) {
+            Some(function) => Ok(Device::Function(function)),
+            None => {
+                let problem = Problem::Function(text.get_ref().clone());
+                Err(source.error(text.span(), "vm.device.function", problem))
+            }
+        },
+        (None, vendor, device, class)
+            if class.is_some() && device.is_none() || vendor.is_some() =>
+        {
+            Ok(Device::Like { vendor, device, class })
+        }
+        _ => Err(source.error(span, "vm.device", Problem::DeviceForm)),
+    }
+}
+
+/// `0000:01:00.0`, or without the segment.
+fn function_of(text: &str) -> Option<Function> {
+    let number = |text: &str, digits: usize, end: u16| {
+        let is_number = text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let number = u16::from_str_radix(text, 16).ok().filter(|_| is_number)?;
+        (number <= end).then_some(number)
+    };
+    let mut parts = text.rsplit(':');
+    let (device, function) = parts.next()?.split_once('.')?;
+    let (device, function) = (number(device, 2, 0x1f)?, number(function, 1, 7)?);
+    let bus = number(parts.next()?, 2, 0xff)?;
+    let segment = parts.next().map_or(Some(0), |segment| number(segment, 4, u16::MAX))?;
+    let rid = RequesterId::new(bus as u8, device as u8, function as u8);
+    parts.next().is_none().then_some(Function { segment, rid })
+}
+
+/// A function has one owner.
+fn check_owners(
+    source: &Source,
+    earlier: &[Vm],
+    vm: &Vm,
+    spans: Vec<core::ops::Range<usize>>,
+) -> Result<(), ConfigError> {
+    let mut own = Vec::new();
+    for (device, span) in vm.devices.iter().zip(spans) {
+        let Device::Function(function) = device else { continue };
+        let other = earlier.iter().find(|other| other.devices.contains(device));
+        let other = other.or_else(|| own.contains(function).then_some(vm));
+        if let Some(other) = other {
+            let problem = Problem::FunctionTaken(*function, other.name.clone());
+            return Err(source.error(span, "vm.device", problem));
+        }
+        own.push(*function);
+    }
+    Ok(())
 }
 
 fn check_vcpus(source: &Source, vcpus: Option<Spanned<u32>>) -> Result<u32, ConfigError> {
@@ -245,10 +325,12 @@ fn cmdline_problem(line: &str) -> Option<Problem> {
 
 /// The schema's key that is at most two edits away.
 fn nearest_key(key: &str) -> Option<&'static str> {
-    const KEYS: [&str; 38] = [
+    const KEYS: [&str; 44] = [
         "version",
         "hypervisor",
         "vm",
+        "mode",
+        "iommu",
         "log",
         "consoles",
         "background",
@@ -264,6 +346,10 @@ fn nearest_key(key: &str) -> Option<&'static str> {
         "initrd",
         "modules",
         "cmdline",
+        "device",
+        "function",
+        "vendor",
+        "class",
         "unknown",
         "ports",
         "mmio",

@@ -3,6 +3,8 @@
 use alloc::string::String;
 use core::fmt;
 
+use hw::Function;
+
 use crate::{
     MAX_CMDLINE_BYTES, MAX_PATH_BYTES, MAX_VCPUS, VERSION,
     check::{PHYSICAL_BITS, SLICES_US},
@@ -61,6 +63,14 @@ pub enum Problem {
     PhysicalBits(u8),
     /// Modules for Linux.
     LinuxModules,
+    /// Neither where the device is nor what it is like, or both.
+    DeviceForm,
+    /// Not the address of a function.
+    Function(String),
+    /// A class code has 24 bits.
+    Class(u32),
+    /// The function is also in this VM.
+    FunctionTaken(Function, String),
     /// The machine has not so much memory.
     TooMuchMemory {
         /// Bytes that the VM wants.
@@ -195,6 +205,19 @@ impl fmt::Display for Problem {
             ),
             Self::LinuxModules => {
                 write!(f, "Linux takes no modules; write `initrd`, or another `loader`")
+            }
+            Self::DeviceForm => write!(
+                f,
+                "a device is named by `function`, or by `vendor` (with `device`, if need be) or `class`; write one of these"
+            ),
+            Self::Function(text) => {
+                write!(f, "{text:?} is not a PCI function; write for example \"0000:01:00.0\"")
+            }
+            Self::Class(class) => {
+                write!(f, "{class:#x} is not a class code of 24 bits; write for example 0x010802")
+            }
+            Self::FunctionTaken(function, other) => {
+                write!(f, "{function} is VM {other:?}'s already; name a function once")
             }
             Self::TooMuchMemory { wanted, left, total } => write!(
                 f,

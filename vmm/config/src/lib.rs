@@ -35,10 +35,12 @@ mod schema;
 mod tests;
 
 use alloc::{string::String, vec::Vec};
+use core::fmt;
 
 pub use admit::{Machine, Placement, admit};
 pub use check::{MAX_CMDLINE_BYTES, MAX_PATH_BYTES, MAX_VCPUS, MEMORY_GRANULE, parse};
 pub use error::{ConfigError, PathFault, Problem};
+use hw::Function;
 use serde::Deserialize;
 
 /// The value that the key `version` must have.
@@ -49,7 +51,7 @@ pub const VERSION: i64 = 1;
 pub struct Config {
     /// `[hypervisor]`.
     pub hypervisor: Hypervisor,
-    /// `[[vm]]`, in the file's order; at least one.
+    /// `[[vm]]`, in the file's order; at least one, but for a survey.
     pub vms: Vec<Vm>,
     /// What it was read from, for messages.
     source: place::Source,
@@ -58,6 +60,10 @@ pub struct Config {
 /// `[hypervisor]`: Kerf itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hypervisor {
+    /// `mode`: whether guests are started.
+    pub mode: RunMode,
+    /// `[hypervisor.iommu]`.
+    pub iommu: Iommu,
     /// `log`: the least severe level that is printed.
     pub log: LogLevel,
     /// `consoles`: where Kerf prints; `None` for every one that the machine has.
@@ -70,6 +76,40 @@ pub struct Hypervisor {
     pub share_cpus: bool,
     /// `slice-us`: microseconds that a vCPU runs before another one on the same CPU has its turn.
     pub slice_us: u32,
+}
+
+/// `hypervisor.mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RunMode {
+    /// `"run"`: guests run.
+    #[default]
+    Run,
+    /// `"survey"`: the machine is described, and nothing started.
+    Survey,
+}
+
+/// `[hypervisor.iommu]`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Iommu {
+    /// `mode`: by which tables it translates.
+    pub mode: IommuMode,
+}
+
+/// `hypervisor.iommu.mode`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum IommuMode {
+    /// `"auto"`: as all units can.
+    #[default]
+    Auto,
+    /// `"legacy"`: without PASIDs.
+    Legacy,
+    /// `"scalable-second"`: with PASIDs, by the second stage.
+    ScalableSecond,
+    /// `"scalable-first"`: with PASIDs, by the first stage.
+    ScalableFirst,
 }
 
 /// `hypervisor.consoles`.
@@ -129,6 +169,8 @@ pub struct Vm {
     pub modules: Vec<String>,
     /// `cmdline`: the guest kernel's command line.
     pub cmdline: String,
+    /// `[[vm.device]]`: the machine's functions that it has, in the file's order.
+    pub devices: Vec<Device>,
     /// `[vm.unknown]`: what an access to something that is not there does.
     pub unknown: Unknown,
     /// `idle`: whether waiting instructions exit.
@@ -147,6 +189,39 @@ impl Vm {
         let initrd = self.initrd.iter().map(|name| ("initrd", name.as_str()));
         let modules = self.modules.iter().map(|name| ("modules", name.as_str()));
         [("kernel", self.kernel.as_str())].into_iter().chain(initrd).chain(modules)
+    }
+}
+
+/// `[[vm.device]]`: a function of the machine that the VM has to itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Device {
+    /// `function`: the one at this address.
+    Function(Function),
+    /// The first that has all of these and that no entry before has taken.
+    Like {
+        /// `vendor`: its vendor ID.
+        vendor: Option<u16>,
+        /// `device`: its device ID.
+        device: Option<u16>,
+        /// `class`: its class code of 24 bits.
+        class: Option<u32>,
+    },
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (vendor, device, class) = match self {
+            Self::Function(function) => return write!(f, "{function}"),
+            Self::Like { vendor, device, class } => (vendor, device, class),
+        };
+        f.write_str("the first function")?;
+        let words = [("vendor", vendor.map(u32::from)), ("device", device.map(u32::from))];
+        for (word, value) in words {
+            if let Some(value) = value {
+                write!(f, " of {word} {value:#06x}")?;
+            }
+        }
+        class.map_or(Ok(()), |class| write!(f, " of class {class:#08x}"))
     }
 }
 

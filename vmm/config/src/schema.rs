@@ -5,7 +5,10 @@ use alloc::{string::String, vec::Vec};
 use serde::Deserialize;
 use toml::Spanned;
 
-use crate::{Background, Console, Cpuid, Idle, Loader, LogLevel, OnReset, TestSwitches, Unknown};
+use crate::{
+    Background, Console, Cpuid, Idle, Iommu, Loader, LogLevel, OnReset, RunMode, TestSwitches,
+    Unknown,
+};
 
 /// The whole file.
 #[derive(Deserialize)]
@@ -24,6 +27,8 @@ pub(crate) struct File {
 #[derive(Default, Deserialize)]
 #[serde(default, deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct HypervisorTable {
+    pub(crate) mode: RunMode,
+    pub(crate) iommu: Iommu,
     pub(crate) log: LogLevel,
     pub(crate) consoles: Option<Vec<Console>>,
     pub(crate) background: Background,
@@ -48,6 +53,8 @@ pub(crate) struct VmTable {
     pub(crate) modules: Vec<Spanned<String>>,
     pub(crate) cmdline: Option<Spanned<String>>,
     #[serde(default)]
+    pub(crate) device: Vec<Spanned<DeviceTable>>,
+    #[serde(default)]
     pub(crate) unknown: Unknown,
     #[serde(default)]
     pub(crate) idle: Idle,
@@ -57,4 +64,14 @@ pub(crate) struct VmTable {
     pub(crate) cpuid: Option<Spanned<Cpuid>>,
     #[serde(default)]
     pub(crate) test: TestSwitches,
+}
+
+/// `[[vm.device]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct DeviceTable {
+    pub(crate) function: Option<Spanned<String>>,
+    pub(crate) vendor: Option<u16>,
+    pub(crate) device: Option<u16>,
+    pub(crate) class: Option<Spanned<u32>>,
 }

@@ -224,7 +224,7 @@ fn unknown_key_is_refused_with_its_neighbour() {
     assert_eq!(
         with("memory =", "memry ="),
         "kerf.toml:8: vm.memry: unknown key `memry`, expected one of `name`, `vcpus`, `cpus`, `memory`, \
-         `loader`, `kernel`, `initrd`, `modules`, `cmdline`, `unknown`, `idle`, `on-reset`, `cpuid`, \
+         `loader`, `kernel`, `initrd`, `modules`, `cmdline`, `device`, `unknown`, `idle`, `on-reset`, `cpuid`, \
          `test`; did you mean `memory`?"
     );
     assert_eq!(
@@ -406,4 +406,57 @@ proptest! {
             prop_assert!(error.line <= 16 && !error.to_string().contains('\n'));
         }
     }
+}
+
+#[test]
+fn devices_are_read_by_place_or_by_kind() {
+    let function = "[[vm.device]]\nfunction = \"0000:01:00.0\"\n";
+    let kind = "[[vm.device]]\nvendor = 0x8086\ndevice = 0x10c9\n[[vm.device]]\nclass = 0x010802\n";
+    let config = parse("kerf.toml", &[GOOD, function, kind].concat()).unwrap();
+    let address = hw::Function { segment: 0, rid: hw::RequesterId::new(1, 0, 0) };
+    let like = |vendor, device, class| Device::Like { vendor, device, class };
+    assert_eq!(
+        config.vms[0].devices,
+        [
+            Device::Function(address),
+            like(Some(0x8086), Some(0x10c9), None),
+            like(None, None, Some(0x01_0802)),
+        ]
+    );
+}
+
+#[test]
+fn a_device_that_is_named_wrongly_is_refused() {
+    for (lines, wanted) in [
+        ("", "named by `function`"),
+        ("device = 1", "named by `function`"),
+        ("function = \"01:00.0\"\nclass = 1", "named by `function`"),
+        ("function = \"1:0.0\"", "\"1:0.0\" is not a PCI function"),
+        ("function = \"0000:01:20.0\"", "is not a PCI function"),
+        ("function = \"0:0000:01:00.0\"", "is not a PCI function"),
+        ("class = 0x1000000", "0x1000000 is not a class code"),
+        ("functoin = \"01:00.0\"", "did you mean `function`?"),
+    ] {
+        let message = message(&[GOOD, "[[vm.device]]\n", lines, "\n"].concat());
+        assert!(message.contains(wanted) && message.contains("vm.device"), "{message}");
+    }
+}
+
+#[test]
+fn a_function_has_one_owner() {
+    let device = "[[vm.device]]\nfunction = \"01:00.0\"\n";
+    let twice = message(&[GOOD, device, device].concat());
+    assert!(twice.contains("0000:01:00.0 is VM \"linux\"'s already"), "{twice}");
+    let other = "[[vm]]\nname = \"b\"\nmemory = \"2M\"\nkernel = \"k\"\n";
+    let shared = message(&[GOOD, device, other, device].concat());
+    assert!(shared.contains("0000:01:00.0 is VM \"linux\"'s already"), "{shared}");
+}
+
+#[test]
+fn a_survey_needs_no_vm() {
+    let text = "version = 1\n[hypervisor]\nmode = \"survey\"\n[hypervisor.iommu]\nmode = \"scalable-first\"\n";
+    let config = parse("kerf.toml", text).unwrap();
+    assert_eq!(config.hypervisor.mode, RunMode::Survey);
+    assert_eq!(config.hypervisor.iommu.mode, IommuMode::ScalableFirst);
+    assert!(message(&text.replace("survey", "run")).contains("there is no VM"));
 }

@@ -39,6 +39,7 @@ const ALLOWED: [(&str, &[&str]); 25] = [
             "frames",
             "hw",
             "images",
+            "iommu",
             "manage",
             "paging",
             "pci",
