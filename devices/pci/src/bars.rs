@@ -56,8 +56,7 @@ fn read_one<A: ConfigAccess>(config: Config<'_, A>, index: u8, count: u8) -> Opt
         return None;
     }
     if value & spec::BAR_IO != 0 {
-        // The upper half of an I/O address need not be there.
-        let mask = u64::from(mask & !spec::BAR_IO_FLAGS & 0xffff);
+        let mask = u64::from(mask & !spec::BAR_IO_FLAGS);
         return bar(index, BarKind::Io, false, (value & !spec::BAR_IO_FLAGS).into(), mask);
     }
     let prefetchable = value & spec::BAR_PREFETCHABLE != 0;

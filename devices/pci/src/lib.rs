@@ -23,6 +23,7 @@ mod enumerate;
 mod function;
 mod groups;
 mod interrupts;
+mod read;
 mod reset;
 pub mod spec;
 

@@ -88,6 +88,10 @@ fn exceptions_from_access_control_are_taken_back() {
     let (machine, found) = machine([(at(0, 1, 0), exempt), (at(1, 0, 0), nic())]);
     assert_eq!(machine.peek(at(0, 1, 0), 0x106, Width::W2), 0x1d);
     assert_eq!(groups(&found, &machine).len(), 2);
+    for exception in [0x3d, 0x5d] {
+        ConfigAccess::write(&machine, at(0, 1, 0), 0x106, Width::W2, exception);
+        assert_eq!(groups(&found, &machine).len(), 1, "{exception:#x}");
+    }
 }
 
 /// A switch with two ports, each with a function.

@@ -11,7 +11,7 @@ pub const VENDOR_SPECIFIC: u8 = 0x09;
 pub const EXPRESS: u8 = 0x10;
 /// MSI-X (7.7.2).
 pub const MSIX: u8 = 0x11;
-/// Conventional PCI's advanced features (7.9.22).
+/// Conventional PCI's advanced features (7.9.21).
 pub const ADVANCED_FEATURES: u8 = 0x13;
 
 /// Power management (7.5.2).
@@ -88,13 +88,13 @@ pub mod msix {
 
     /// Bytes of a table entry.
     pub const ENTRY_BYTES: u64 = 16;
-    /// In an entry: lower half of the address (7.7.2.6).
+    /// In an entry: lower half of the address (7.7.2.5).
     pub const ENTRY_ADDRESS: u64 = 0;
     /// In an entry: upper half.
     pub const ENTRY_ADDRESS_HIGH: u64 = 4;
     /// In an entry: data.
     pub const ENTRY_DATA: u64 = 8;
-    /// In an entry: vector control (7.7.2.9).
+    /// In an entry: vector control (7.7.2.8).
     pub const ENTRY_CONTROL: u64 = 12;
     /// Of an entry's vector control.
     pub const ENTRY_MASKED: u32 = 1 << 0;
@@ -110,26 +110,8 @@ pub mod express {
     pub const DEVICE_CONTROL: u16 = 0x08;
     /// Device status, 16 bits (7.5.3.5).
     pub const DEVICE_STATUS: u16 = 0x0a;
-    /// Link capabilities (7.5.3.6).
-    pub const LINK_CAPABILITIES: u16 = 0x0c;
-    /// Link control, 16 bits, and link status above it.
-    pub const LINK_CONTROL: u16 = 0x10;
-    /// Link status, 16 bits (7.5.3.8).
-    pub const LINK_STATUS: u16 = 0x12;
-    /// Slot capabilities (7.5.3.9).
-    pub const SLOT_CAPABILITIES: u16 = 0x14;
-    /// Slot control, 16 bits (7.5.3.10).
-    pub const SLOT_CONTROL: u16 = 0x18;
-    /// Slot status, 16 bits (7.5.3.11).
-    pub const SLOT_STATUS: u16 = 0x1a;
-    /// Root control, 16 bits (7.5.3.12).
-    pub const ROOT_CONTROL: u16 = 0x1c;
-    /// Device capabilities 2 (7.5.3.15).
-    pub const DEVICE_CAPABILITIES_2: u16 = 0x24;
     /// Device control 2, 16 bits (7.5.3.16).
     pub const DEVICE_CONTROL_2: u16 = 0x28;
-    /// Link control 2, 16 bits (7.5.3.19).
-    pub const LINK_CONTROL_2: u16 = 0x30;
     /// Bytes of the capability from version 2 on.
     pub const BYTES: u16 = 0x3c;
     /// Bytes of an endpoint's capability of version 1.
@@ -139,8 +121,6 @@ pub mod express {
     pub const VERSION: u16 = 0xf;
     /// Of [`CAPABILITIES`]: where the type of 4 bits begins.
     pub const KIND_SHIFT: u16 = 4;
-    /// Of [`CAPABILITIES`]: a port with a slot.
-    pub const SLOT: u16 = 1 << 8;
     /// Of [`DEVICE_CAPABILITIES`]: how many function-number bits may be used for phantom functions, 2 bits.
     pub const PHANTOM_SHIFT: u32 = 3;
     /// Of [`DEVICE_CAPABILITIES`]: function-level reset.
@@ -155,7 +135,7 @@ pub mod express {
     pub const ARI_FORWARDING: u16 = 1 << 5;
 }
 
-/// Conventional PCI's advanced features (7.9.22).
+/// Conventional PCI's advanced features (7.9.21).
 pub mod advanced_features {
     /// Capabilities, 8 bits.
     pub const CAPABILITIES: u16 = 3;

@@ -18,7 +18,7 @@ pub const fn next(header: u32) -> u16 {
 
 /// Bytes that only the vendor knows (7.9.5).
 pub const VENDOR_SPECIFIC: u16 = 0x000b;
-/// Access control services (7.7.8).
+/// Access control services (7.7.11).
 pub const ACS: u16 = 0x000d;
 /// Alternative routing-ID interpretation (7.8.8).
 pub const ARI: u16 = 0x000e;
@@ -35,7 +35,7 @@ pub const PASID: u16 = 0x001b;
 /// Designated vendor-specific (7.9.6).
 pub const DVSEC: u16 = 0x0023;
 
-/// Access control services (7.7.8).
+/// Access control services (7.7.11).
 pub mod acs {
     /// Capabilities, 16 bits.
     pub const CAPABILITIES: u16 = 4;

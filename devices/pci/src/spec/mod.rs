@@ -1,5 +1,5 @@
 //! Configuration space as bits: the headers here, [`capability`] and [`extended`] beside. Section numbers are those of
-//! the PCI Express base specification 5.0, where not said otherwise.
+//! the PCI Express base specification 6.0, where not said otherwise.
 
 pub mod capability;
 pub mod extended;
@@ -50,11 +50,9 @@ pub const CACHE_LINE: u16 = 0x0c;
 pub const HEADER_TYPE: u16 = 0x0e;
 /// The first of a type 0 header's six BARs (7.5.1.2.1), or of a type 1 header's two.
 pub const BAR0: u16 = 0x10;
-/// Primary, secondary and subordinate bus, 8 bits each: type 1 (7.5.1.3.1 to 3).
-pub const PRIMARY_BUS: u16 = 0x18;
-/// Secondary bus.
+/// Secondary bus, 8 bits; type 1 (7.5.1.3.3).
 pub const SECONDARY_BUS: u16 = 0x19;
-/// Subordinate bus.
+/// Subordinate bus, 8 bits; type 1 (7.5.1.3.4).
 pub const SUBORDINATE_BUS: u16 = 0x1a;
 /// Subsystem vendor ID, 16 bits; type 0.
 pub const SUBSYSTEM_VENDOR: u16 = 0x2c;
@@ -66,8 +64,6 @@ pub const ROM: u16 = 0x30;
 pub const CAPABILITIES: u16 = 0x34;
 /// Interrupt line, 8 bits.
 pub const INTERRUPT_LINE: u16 = 0x3c;
-/// Interrupt pin, 8 bits: 0 for none.
-pub const INTERRUPT_PIN: u16 = 0x3d;
 /// Where a header ends and capabilities may begin.
 pub const HEADER_END: u16 = 0x40;
 
