@@ -118,10 +118,14 @@ pub trait EntryFormat {
     fn leaf(level: u8, page: Hpa, rights: Rights, caching: Caching) -> u64;
     /// Whether the hardware would use the entry at all.
     fn is_present(entry: u64) -> bool;
-    /// Whether a present entry at `level` maps memory rather than points at a table.
-    fn is_leaf(level: u8, entry: u64) -> bool;
-    /// The address in a present entry.
-    fn address(level: u8, entry: u64) -> Hpa;
+    /// Whether a present entry at `level` maps memory rather than points at a table: in all formats by bit 7.
+    fn is_leaf(level: u8, entry: u64) -> bool {
+        level == 1 || entry & format::PS != 0
+    }
+    /// The address in a present entry: in all formats in bits 51:12, or those of them above a large page's offset.
+    fn address(level: u8, entry: u64) -> Hpa {
+        Hpa::new(entry & format::address_mask(if Self::is_leaf(level, entry) { level } else { 1 }))
+    }
     /// The rights of a leaf.
     fn rights(entry: u64) -> Rights;
     /// How a leaf that [`EntryFormat::leaf`] made is cached.

@@ -2,7 +2,7 @@
 
 use hw::Hpa;
 
-use super::{ADDRESS, address_mask};
+use super::PS;
 use crate::{Caching, EntryFormat, Rights};
 
 /// Loads allowed.
@@ -13,8 +13,6 @@ const W: u64 = 1 << 1;
 const X: u64 = 1 << 2;
 /// Where a leaf keeps its memory type, three bits wide (table 28-6).
 const TYPE_SHIFT: u32 = 3;
-/// Maps a page, at levels 2 and 3.
-const PS: u64 = 1 << 7;
 
 /// Memory types (SDM vol. 3, table 11-2).
 const UC: u64 = 0;
@@ -50,15 +48,6 @@ impl EntryFormat for Ept {
 
     fn is_present(entry: u64) -> bool {
         entry & (R | W | X) != 0
-    }
-
-    fn is_leaf(level: u8, entry: u64) -> bool {
-        level == 1 || entry & PS != 0
-    }
-
-    fn address(level: u8, entry: u64) -> Hpa {
-        let mask = if Self::is_leaf(level, entry) { address_mask(level) } else { ADDRESS };
-        Hpa::new(entry & mask)
     }
 
     fn rights(entry: u64) -> Rights {

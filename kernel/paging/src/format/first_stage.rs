@@ -35,14 +35,6 @@ impl EntryFormat for FirstStage {
         Host::is_present(entry)
     }
 
-    fn is_leaf(level: u8, entry: u64) -> bool {
-        Host::is_leaf(level, entry)
-    }
-
-    fn address(level: u8, entry: u64) -> Hpa {
-        Host::address(level, entry)
-    }
-
     fn rights(entry: u64) -> Rights {
         Rights { execute: false, ..Host::rights(entry) }
     }

@@ -2,7 +2,7 @@
 
 use hw::Hpa;
 
-use super::{ADDRESS, address_mask};
+use super::PS;
 use crate::{Caching, EntryFormat, Rights};
 
 /// Present.
@@ -15,8 +15,6 @@ pub(super) const US: u64 = 1 << 2;
 const PWT: u64 = 1 << 3;
 /// Page-level cache disable: bit 1 of the PAT index.
 const PCD: u64 = 1 << 4;
-/// Maps a page, at levels 2 and 3. At level 1 the same bit is bit 2 of the PAT index, which is never set here.
-const PS: u64 = 1 << 7;
 /// No execute; needs EFER.NXE.
 const NX: u64 = 1 << 63;
 
@@ -66,15 +64,6 @@ impl EntryFormat for Host {
 
     fn is_present(entry: u64) -> bool {
         entry & P != 0
-    }
-
-    fn is_leaf(level: u8, entry: u64) -> bool {
-        level == 1 || entry & PS != 0
-    }
-
-    fn address(level: u8, entry: u64) -> Hpa {
-        let mask = if Self::is_leaf(level, entry) { address_mask(level) } else { ADDRESS };
-        Hpa::new(entry & mask)
     }
 
     fn rights(entry: u64) -> Rights {

@@ -13,14 +13,13 @@ pub use host::{Host, PAT};
 pub use npt::Npt;
 pub use second_stage::SecondStage;
 
-/// Bits 51:12: where all formats keep the address of a table or a 4 KiB page. Bits above the machine's physical
-/// address width are reserved there.
-const ADDRESS: u64 = 0x000f_ffff_ffff_f000;
+/// Maps a page, at levels 2 and 3. At level 1 the same bit may mean something else (the PAT index), which is never set here.
+pub(crate) const PS: u64 = 1 << 7;
 
-/// [`ADDRESS`] less the bits that a large page's offset covers. In large pages bit 12 may hold a flag (PAT), so it must
-/// not be read as address.
-const fn address_mask(level: u8) -> u64 {
-    ADDRESS & !((1 << (12 + 9 * (level as u32 - 1))) - 1)
+/// Bits 51:12, where the address of a table or a 4 KiB page is, less those that a larger page's offset covers: bit 12 may
+/// hold a flag there (PAT). Bits above the machine's physical address width are reserved.
+pub(crate) const fn address_mask(level: u8) -> u64 {
+    0x000f_ffff_ffff_f000 & !((1 << (12 + 9 * (level as u32 - 1))) - 1)
 }
 
 const _: () = assert!(address_mask(1) == 0x000f_ffff_ffff_f000);

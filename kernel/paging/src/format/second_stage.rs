@@ -2,15 +2,13 @@
 
 use hw::Hpa;
 
-use super::{ADDRESS, address_mask};
+use super::PS;
 use crate::{Caching, EntryFormat, Rights};
 
 /// Reads allowed.
 const R: u64 = 1 << 0;
 /// Writes allowed.
 const W: u64 = 1 << 1;
-/// Maps a page, at levels 2 and 3.
-const PS: u64 = 1 << 7;
 /// Written to, where accessed and dirty bits are enabled.
 const D: u64 = 1 << 9;
 
@@ -33,15 +31,6 @@ impl<const LEVELS: u8> EntryFormat for SecondStage<LEVELS> {
 
     fn is_present(entry: u64) -> bool {
         entry & (R | W) != 0
-    }
-
-    fn is_leaf(level: u8, entry: u64) -> bool {
-        level == 1 || entry & PS != 0
-    }
-
-    fn address(level: u8, entry: u64) -> Hpa {
-        let mask = if Self::is_leaf(level, entry) { address_mask(level) } else { ADDRESS };
-        Hpa::new(entry & mask)
     }
 
     fn rights(entry: u64) -> Rights {
