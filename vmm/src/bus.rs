@@ -45,7 +45,7 @@ impl Core {
             }
             PortDevice::Power => vm.pm.read(offset, width, now),
             PortDevice::Rtc => devices().rtc.read(offset, width, host.unix_time()),
-            PortDevice::Pci => devices().pci.read(offset, width, now),
+            PortDevice::Pci => devices().pci.read(offset, width),
         };
         Ok(value & width.mask())
     }
@@ -82,7 +82,9 @@ impl Core {
                 return Ok(request.map_or(Outcome::Resume, Outcome::from));
             }
             PortDevice::Rtc => devices().rtc.write(offset, width, value, host.unix_time()),
-            PortDevice::Pci => devices().pci.write(offset, width, value, now),
+            PortDevice::Pci => {
+                devices().pci.write(offset, width, value, &|message| vm.target(message));
+            }
         }
         Ok(Outcome::Resume)
     }
@@ -105,10 +107,13 @@ impl Core {
             Some(Page::LocalApic) => self.lapic.read(offset, width, self.lapic_time(now)),
             Some(Page::IoApic) => outside.vm.devices.lock().ioapic.read(offset, width, now),
             Some(Page::Ecam(offset)) => outside.vm.devices.lock().pci.read_ecam(offset, width),
-            None => {
-                self.no_device(gpa, Access::Read, outside)?;
-                u64::MAX
-            }
+            None => match outside.vm.read_function(gpa, width) {
+                Some(value) => value,
+                None => {
+                    self.no_device(gpa, Access::Read, outside)?;
+                    u64::MAX
+                }
+            },
         };
         Ok(value & width.mask())
     }
@@ -134,8 +139,11 @@ impl Core {
                 outside.vm.route_interrupts(devices, outside.host);
             }
             Some(Page::Ecam(offset)) => {
-                outside.vm.devices.lock().pci.write_ecam(offset, width, value);
+                let vm = outside.vm;
+                let targets = |message: &_| vm.target(message);
+                vm.devices.lock().pci.write_ecam(offset, width, value, &targets);
             }
+            None if outside.vm.write_function(gpa, width, value) => {}
             None => self.no_device(gpa, Access::Write, outside)?,
         }
         Ok(())

@@ -6,13 +6,14 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use config::Unknown as UnknownPolicy;
+use hw::{Gpa, Width};
 use spin::Mutex;
 use x86_spec::apic::DeliveryMode;
 
 use crate::Host;
 use crate::cpu::Core;
 use crate::mailbox::Mailbox;
-use crate::pci::{Endpoint, HostBridge, Plan};
+use crate::pci::{Endpoint, Plan, RootComplex};
 use crate::platform::InterruptMessage;
 use crate::platform::cpuid::CpuidTable;
 use crate::platform::gsi;
@@ -74,7 +75,7 @@ impl Vm {
         let mailbox = |index| Mailbox::new(LocalApic::new(index, index == 0).address());
         Self {
             mailboxes: (0..spec.vcpus.max(1)).map(mailbox).collect(),
-            devices: Mutex::new(Devices::new(&spec, HostBridge::new(endpoints))),
+            devices: Mutex::new(Devices::new(&spec, RootComplex::new(&spec.pci, endpoints))),
             pm: PowerManagement::new(spec.tsc_khz),
             tsc_offset: AtomicU64::new(spec.tsc_offset),
             uart_deadline: AtomicU64::new(NEVER),
@@ -225,6 +226,23 @@ impl Vm {
         }
     }
 
+    /// Reads memory of a PCI function; `None` where there is none.
+    #[inline]
+    pub(crate) fn read_function(&self, gpa: Gpa, width: Width) -> Option<u64> {
+        if !self.spec.pci.is_memory(gpa) {
+            return None;
+        }
+        self.devices.lock().pci.read_memory(gpa, width)
+    }
+
+    /// Writes it; says whether there is some.
+    #[inline]
+    pub(crate) fn write_function(&self, gpa: Gpa, width: Width, value: u64) -> bool {
+        let targets = |message: &_| self.target(message);
+        self.spec.pci.is_memory(gpa)
+            && self.devices.lock().pci.write_memory(gpa, width, value, &targets).is_some()
+    }
+
     /// Ends a level-triggered interrupt at the I/O APIC.
     pub(crate) fn end_of_level<H: Host>(&self, vector: u8, host: &mut H) {
         let mut devices = self.devices.lock();
@@ -302,11 +320,11 @@ pub(crate) struct Devices {
     pub(crate) ioapic: IoApic,
     pub(crate) uart: Uart,
     pub(crate) rtc: Rtc,
-    pub(crate) pci: HostBridge,
+    pub(crate) pci: RootComplex,
 }
 
 impl Devices {
-    fn new(spec: &VmSpec, pci: HostBridge) -> Self {
+    fn new(spec: &VmSpec, pci: RootComplex) -> Self {
         Self { ioapic: IoApic::new(), uart: Uart::new(spec.tsc_khz), rtc: Rtc::new(), pci }
     }
 

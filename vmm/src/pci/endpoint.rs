@@ -6,6 +6,7 @@ use core::ops::Range;
 
 use hw::{Gpa, PAGE_SIZE, Width};
 
+use super::msix;
 use crate::platform::InterruptMessage;
 
 /// A function of a VM. All calls but [`Endpoint::shape`] follow from what the guest does, and come with the lock of the VM's
@@ -73,6 +74,11 @@ pub struct Shape {
 }
 
 impl Shape {
+    /// The first capability with this ID.
+    pub(super) fn capability(&self, id: u8) -> Option<&Capability> {
+        self.capabilities.iter().find(|capability| capability.bytes.first() == Some(&id))
+    }
+
     /// A BAR, or the ROM.
     pub(super) fn bar(&self, index: u8) -> Option<BarShape> {
         match index {
@@ -81,7 +87,12 @@ impl Shape {
                 is_64bit: false,
                 prefetchable: false,
             }),
-            _ => self.bars.get(usize::from(index)).copied().flatten(),
+            _ => {
+                let index = usize::from(index);
+                let bar = self.bars.get(index).copied().flatten()?;
+                // A 64-bit one takes the next one's register.
+                (!bar.is_64bit || index + 1 < self.bars.len()).then_some(bar)
+            }
         }
     }
 
@@ -89,8 +100,7 @@ impl Shape {
     /// two are multiples of the page size. A range may be empty, or reach past the BAR.
     #[must_use]
     pub fn trapped(&self, bar: u8) -> [Range<u64>; 2] {
-        let _ = bar;
-        [0..0, 0..0]
+        msix::Layout::of(self).map_or([0..0, 0..0], |layout| layout.trapped(bar))
     }
 }
 
@@ -106,9 +116,9 @@ pub struct BarShape {
 }
 
 impl BarShape {
-    /// Its size for the guest, unless it is past all measure.
-    pub(super) fn guest_bytes(self) -> Option<u64> {
-        self.bytes.max(PAGE_SIZE).checked_next_power_of_two()
+    /// Its size for the guest.
+    pub(super) fn guest_bytes(self) -> u64 {
+        self.bytes.max(PAGE_SIZE).checked_next_power_of_two().unwrap_or(1 << 63)
     }
 
     /// Whether it may lie above 4 GiB behind a bridge, whose window there is for prefetchable memory.

@@ -103,10 +103,17 @@ impl Plan {
     }
 
     /// Whether a BAR can lie there.
-    pub(crate) fn has(&self, range: &Range<u64>) -> bool {
-        [&MEMORY32, &self.memory64]
-            .iter()
-            .any(|window| window.start <= range.start && range.end <= window.end)
+    pub(super) fn has(&self, start: u64, bytes: u64) -> bool {
+        let is_in = |window: &Range<u64>| {
+            window.start <= start && start.checked_add(bytes).is_some_and(|end| end <= window.end)
+        };
+        is_in(&MEMORY32) || is_in(&self.memory64)
+    }
+
+    /// Whether a function's memory may be there.
+    #[inline]
+    pub(crate) fn is_memory(&self, gpa: Gpa) -> bool {
+        !self.ports.is_empty() && self.has(gpa.raw(), 1)
     }
 
     pub(super) fn port(&self, index: usize) -> Option<&PortPlan> {
@@ -121,7 +128,7 @@ impl Needs {
     fn new(shape: &Shape, fits: impl Fn(u8) -> bool) -> Self {
         let bars = (0..=ROM).filter(|&bar| fits(bar));
         let mut bars: Vec<_> =
-            bars.filter_map(|bar| Some((shape.bar(bar)?.guest_bytes()?, bar))).collect();
+            bars.filter_map(|bar| Some((shape.bar(bar)?.guest_bytes(), bar))).collect();
         bars.sort_unstable_by(|one, other| other.cmp(one));
         Self(bars)
     }

@@ -4,14 +4,13 @@
 //! controller and timer. What remains is named here by the constants of its device: [`uart`](crate::platform::uart),
 //! [`rtc`](crate::platform::rtc), [`pm`](crate::platform::pm), [`pci`](crate::pci).
 
+mod host_bridge;
+
 use alloc::{format, vec::Vec};
 
 use acpi_tables::{
     Aml,
-    aml::{
-        AddressSpace, AddressSpaceCacheable, Device, EISAName, IO, Interrupt, Memory32Fixed, Name,
-        Package, Path, ResourceTemplate, Scope, ZERO,
-    },
+    aml::{Device, EISAName, IO, Interrupt, Name, Package, Path, ResourceTemplate, Scope, ZERO},
     fadt::{FADTBuilder, Flags},
     gas::{AccessSize, AddressSpace as Space, GAS},
     mcfg::MCFG,
@@ -23,7 +22,6 @@ use hw::{Gpa, Port};
 use x86_spec::apic::{DEFAULT_IOAPIC_BASE, DEFAULT_LAPIC_BASE};
 
 use crate::{
-    loader::GuestLayout,
     pci,
     platform::{PortWindow, gsi, pm, rtc, uart},
 };
@@ -34,13 +32,6 @@ pub const TABLES_BASE: Gpa = Gpa::new(0xe_0000);
 pub const TABLES_BYTES: u64 = 0x2_0000;
 /// APIC ID of the I/O APIC: its register says the same after reset.
 const IOAPIC_ID: u8 = 0;
-/// Where PCI devices may have memory below 4 GiB: from the highest end of low RAM to the I/O APIC, but for ECAM and the
-/// room that 256 buses of it would take.
-const DEVICE_MEMORY: [(u32, u32); 2] = {
-    let ecam = pci::ECAM_BASE.raw() as u32;
-    [(GuestLayout::LOW_MAX as u32, ecam - 1), (ecam + 0x1000_0000, DEFAULT_IOAPIC_BASE as u32 - 1)]
-};
-
 const OEM_ID: [u8; 6] = *b"KERF  ";
 const OEM_TABLE_ID: [u8; 8] = *b"KERFVM  ";
 const OEM_REVISION: u32 = 1;
@@ -163,8 +154,7 @@ fn dsdt(cpu_count: u32, pci: &pci::Plan) -> Sdt {
     let package = Package::new(alloc::vec![&pm::SLEEP_TYPE_S5, &ZERO, &ZERO, &ZERO]);
     Name::new("_S5_".into(), &package).to_aml_bytes(&mut body);
     let mut scope = Vec::new();
-    pci_host_bridge(&mut scope, pci);
-    ecam(&mut scope, pci);
+    host_bridge::describe(&mut scope, pci);
     device(&mut scope, "COM1", "PNP0501", uart::PORTS, Some(gsi::UART));
     device(&mut scope, "RTC_", "PNP0B00", rtc::PORTS, None);
     for id in 0..cpu_count {
@@ -198,45 +188,6 @@ fn device(scope: &mut Vec<u8>, name: &str, hid: &str, ports: PortWindow, interru
     let uid = Name::new("_UID".into(), &ZERO);
     let crs = Name::new("_CRS".into(), &resources);
     Device::new(name.into(), alloc::vec![&hid, &uid, &crs]).to_aml_bytes(scope);
-}
-
-/// A PCI Express host bridge for bus 0: its own ports, and what devices behind it may use.
-fn pci_host_bridge(scope: &mut Vec<u8>, pci: &pci::Plan) {
-    let first = pci::PORTS.first.0;
-    let config = IO::new(first, first, 1, pci::PORTS.count as u8);
-    let buses = AddressSpace::new_bus_number(0_u16, u16::from(pci.buses()) - 1);
-    let ports_below = AddressSpace::new_io(0_u16, first - 1, None);
-    let ports_above = AddressSpace::new_io(first + pci::PORTS.count, 0xffff_u16, None);
-    let [low, high] = DEVICE_MEMORY.map(|(first, last)| {
-        AddressSpace::new_memory(AddressSpaceCacheable::NotCacheable, true, first, last, None)
-    });
-    let resources = ResourceTemplate::new(alloc::vec![
-        &buses,
-        &config,
-        &ports_below,
-        &ports_above,
-        &low,
-        &high
-    ]);
-    let (hid, cid) = (EISAName::new("PNP0A08"), EISAName::new("PNP0A03"));
-    let hid = Name::new("_HID".into(), &hid);
-    let cid = Name::new("_CID".into(), &cid);
-    let uid = Name::new("_UID".into(), &ZERO);
-    let bbn = Name::new("_BBN".into(), &ZERO);
-    let crs = Name::new("_CRS".into(), &resources);
-    Device::new("PCI0".into(), alloc::vec![&hid, &cid, &uid, &bbn, &crs]).to_aml_bytes(scope);
-}
-
-/// Reserves ECAM as a motherboard resource, as which operating systems look for it before they use it (PCI Firmware
-/// Specification 3.3, 4.1.2).
-fn ecam(scope: &mut Vec<u8>, pci: &pci::Plan) {
-    let memory = Memory32Fixed::new(true, pci::ECAM_BASE.raw() as u32, pci.ecam_bytes() as u32);
-    let resources = ResourceTemplate::new(alloc::vec![&memory]);
-    let hid = EISAName::new("PNP0C02");
-    let hid = Name::new("_HID".into(), &hid);
-    let uid = Name::new("_UID".into(), &ZERO);
-    let crs = Name::new("_CRS".into(), &resources);
-    Device::new("ECAM".into(), alloc::vec![&hid, &uid, &crs]).to_aml_bytes(scope);
 }
 
 #[cfg(test)]
