@@ -75,6 +75,7 @@ impl Core {
             PortDevice::Uart => {
                 let devices = &mut *devices();
                 devices.uart.write(offset, width, value, now);
+                self.gather_output(devices, now, host);
                 vm.uart_touched(self.index, devices, host);
             }
             PortDevice::Power => {

@@ -13,7 +13,7 @@ use crate::platform::lapic::{Effect, LocalApic};
 use crate::platform::pvclock::PvClock;
 use crate::reset;
 use crate::ring::{ExitRecord, Ring};
-use crate::vm::{CARETAKER, Vm};
+use crate::vm::{CARETAKER, Devices, NEVER, Vm};
 
 /// One virtual CPU's own part. It belongs to the CPU that runs it; others reach it by the [`Vm`]'s mailboxes.
 #[derive(Clone, Debug)]
@@ -28,6 +28,8 @@ pub struct Core {
     withhold_timer: bool,
     /// Where PCI configuration space ends in memory.
     pub(crate) ecam_bytes: u64,
+    /// How long the end of a line is waited for.
+    line_ticks: u64,
     /// Nothing happened since the last preparation: an entry before `deadline` has nothing to do but its mail.
     pub(crate) settled: bool,
     pub(crate) activity: Activity,
@@ -39,6 +41,8 @@ pub struct Core {
     pub(crate) window: Option<Option<u8>>,
     /// When something falls due.
     deadline: Option<Moment>,
+    /// By when the UART's output is to be shown that began here, in the guest's TSC; [`NEVER`].
+    output_due: u64,
 }
 
 /// What a virtual CPU does.
@@ -105,12 +109,15 @@ impl Core {
             tsc_offset: vm.tsc_offset(),
             withhold_timer: vm.spec.withhold_timer,
             ecam_bytes: vm.spec.pci.ecam_bytes(),
+            // A millisecond: no one sees it.
+            line_ticks: vm.spec.tsc_khz.into(),
             settled: false,
             activity,
             devices_due: true,
             injected: false,
             window: None,
             deadline: None,
+            output_due: NEVER,
         }
     }
 
@@ -158,6 +165,9 @@ impl Core {
             self.devices_due = false;
             vm.look_after_devices(now, host);
             self.read_mail(vm, vcpu);
+        }
+        if self.output_due <= now {
+            self.show_output(vm, host);
         }
         self.lapic.poll(self.lapic_time(now));
         self.settled = true;
@@ -284,9 +294,27 @@ impl Core {
     fn next_deadline(&self, vm: &Vm) -> Option<u64> {
         let timer = if self.withhold_timer { None } else { self.lapic.deadline() };
         let devices = if self.index == CARETAKER { vm.devices_deadline() } else { None };
-        match (timer, devices) {
-            (Some(one), Some(other)) => Some(one.min(other)),
-            (one, other) => one.or(other),
+        let due = timer.unwrap_or(NEVER).min(devices.unwrap_or(NEVER)).min(self.output_due);
+        Some(due).filter(|&at| at != NEVER)
+    }
+
+    /// The guest has written to the UART. A line is shown as a whole: what each call costs is paid once for it, and the
+    /// bytes within are answered by a shorter way.
+    pub(crate) fn gather_output<H: Host>(&mut self, devices: &mut Devices, now: u64, host: &mut H) {
+        if devices.uart.has_line() {
+            devices.show_output(host);
+            self.output_due = NEVER;
+        } else if devices.uart.has_output() && self.output_due == NEVER {
+            self.output_due = now.saturating_add(self.line_ticks);
+            self.settled = false;
+        }
+    }
+
+    /// Shows what this virtual CPU has sent of a line that has not ended. Also for the caller, when it stops entering the guest.
+    pub fn show_output<H: Host>(&mut self, vm: &Vm, host: &mut H) {
+        if self.output_due != NEVER {
+            self.output_due = NEVER;
+            vm.devices.lock().show_output(host);
         }
     }
 }

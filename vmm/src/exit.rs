@@ -189,6 +189,7 @@ impl Core {
         };
         let _ = self.complete(vcpu, len);
         self.settled = false;
+        self.show_output(outside.vm, outside.host);
         let rflags = vcpu.rflags();
         if rflags & Rflags::TF.bits() != 0 {
             // The single-step trap ends the halt at once.

@@ -18,6 +18,7 @@ use crate::hypercall;
 use crate::insn::exiting::Plain;
 use crate::insn::quick::{self, Move};
 use crate::pci;
+use crate::platform::uart;
 use crate::ring::ExitRecord;
 use crate::vm::Vm;
 use crate::{Backing, GuestMemory, Host};
@@ -118,6 +119,49 @@ impl<M: GuestMemory, H: Host> Hot<'_, M, H> {
         self.leave(vcpu, rip, len)
     }
 
+    /// PCI's CONFIG_ADDRESS.
+    #[inline(always)]
+    fn config_address<P: Partial>(&mut self, access: &PortIo, mut vcpu: P) -> Answer {
+        if access.width != Width::W4 {
+            return Answer::Pass;
+        }
+        let Some(mut devices) = self.vm.devices.try_lock() else { return Answer::Pass };
+        let rip = vcpu.rip();
+        let kind = if access.write { ExitKind::PortWrite } else { ExitKind::PortRead };
+        self.note(kind, rip, access.port.0.into());
+        if access.write {
+            devices.pci.set_address(vcpu.rax() as u32);
+        } else {
+            vcpu.set_rax(devices.pci.address().into());
+        }
+        drop(devices);
+        vcpu.advance(rip, None)
+    }
+
+    /// The UART's line status, and the bytes that it sends within a line: nearly all that a console does.
+    #[inline(always)]
+    fn uart_io<P: Partial>(&mut self, access: &PortIo, mut vcpu: P) -> Answer {
+        let Some(offset) = uart::PORTS.offset_of(access.port) else { return Answer::Pass };
+        if access.width != Width::W1 {
+            return Answer::Pass;
+        }
+        let Some(mut devices) = self.vm.devices.try_lock() else { return Answer::Pass };
+        let (rax, rip) = (vcpu.rax(), vcpu.rip());
+        let kind = if access.write {
+            if !devices.uart.continue_line(offset, rax as u8) {
+                return Answer::Pass;
+            }
+            ExitKind::PortWrite
+        } else {
+            let Some(value) = devices.uart.peek(offset) else { return Answer::Pass };
+            vcpu.set_rax(rax & !0xff | u64::from(value));
+            ExitKind::PortRead
+        };
+        drop(devices);
+        self.note(kind, rip, access.port.0.into());
+        vcpu.advance(rip, None)
+    }
+
     /// Ends an instruction that leaves something to see to.
     #[inline(never)]
     fn leave<P: Partial>(&mut self, vcpu: P, rip: u64, len: Option<u8>) -> Answer {
@@ -170,22 +214,14 @@ impl<M: GuestMemory, H: Host> HotExits for Hot<'_, M, H> {
     }
 
     #[inline(always)]
-    fn port_io<P: Partial>(&mut self, access: PortIo, mut vcpu: P) -> Answer {
-        if access.port != pci::PORTS.first || access.width != Width::W4 || !vcpu.knows_length() {
+    fn port_io<P: Partial>(&mut self, access: &PortIo, vcpu: P) -> Answer {
+        if !vcpu.knows_length() {
             return Answer::Pass;
         }
-        let Some(mut devices) = self.vm.devices.try_lock() else { return Answer::Pass };
-        let rip = vcpu.rip();
-        let kind = if access.write { ExitKind::PortWrite } else { ExitKind::PortRead };
-        self.core.counters.note(kind);
-        self.core.ring.note(ExitRecord { kind, rip, detail: access.port.0.into() });
-        if access.write {
-            devices.pci.set_address(vcpu.rax() as u32);
-        } else {
-            vcpu.set_rax(devices.pci.address().into());
+        if access.port == pci::PORTS.first {
+            return self.config_address(access, vcpu);
         }
-        drop(devices);
-        vcpu.advance(rip, None)
+        self.uart_io(access, vcpu)
     }
 
     /// A MOV from a device register, by 64-bit code. No store: one can have others told ([`Host::kick`]), and that is for

@@ -64,7 +64,7 @@ pub struct Vm {
 }
 
 /// No moment at all.
-const NEVER: u64 = u64::MAX;
+pub(crate) const NEVER: u64 = u64::MAX;
 /// The virtual CPU that looks after devices whose time passes.
 pub(crate) const CARETAKER: u32 = 0;
 
@@ -267,7 +267,6 @@ impl Vm {
 
     /// What follows an access to the UART by virtual CPU `index`.
     pub(crate) fn uart_touched<H: Host>(&self, index: u32, devices: &mut Devices, host: &mut H) {
-        devices.flush_console(host);
         self.route_interrupts(devices, host);
         let deadline = devices.uart.deadline().unwrap_or(NEVER);
         let old = self.uart_deadline.swap(deadline, Ordering::Relaxed);
@@ -288,6 +287,7 @@ impl Vm {
             devices.uart.receive(byte, now);
         }
         devices.uart.poll(now);
+        devices.show_output(host);
         self.uart_touched(CARETAKER, &mut devices, host);
     }
 
@@ -329,14 +329,9 @@ impl Devices {
     }
 
     /// Puts what the UART sent on the console.
-    fn flush_console<H: Host>(&mut self, host: &mut H) {
-        let mut bytes = [0; 64];
-        while self.uart.output_len() > 0 {
-            let count = self.uart.take_output(&mut bytes);
-            match bytes.get(..count) {
-                Some(sent) if count > 0 => host.console_write(sent),
-                _ => break,
-            }
+    pub(crate) fn show_output<H: Host>(&mut self, host: &mut H) {
+        if self.uart.has_output() {
+            host.console_write(self.uart.take_output());
         }
     }
 }

@@ -94,6 +94,7 @@ pub(super) fn run<B: Backend>(
                 }
             }
             outcome => {
+                core.show_output(vm, &mut host);
                 if let Outcome::Crashed(crash) = outcome {
                     report::crash(&seat.vm.config.name, seat.index, &crash, vcpu);
                 }
@@ -107,6 +108,7 @@ pub(super) fn run<B: Backend>(
             break left;
         }
     };
+    core.show_output(vm, &mut host);
     if seat.vm.config.test.save_restore {
         // The virtual CPU's registers go to and fro afterwards.
         let bytes = core.save(vm, vcpu).to_bytes();

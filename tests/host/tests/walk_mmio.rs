@@ -118,8 +118,8 @@ fn a_write_reaches_the_device_and_reads_back() {
 fn a_kernel_is_entered_where_the_protocol_says_and_runs_to_its_end() {
     let mut guest = Guest::load(&[
         0x0f, 0xa2, // cpuid
-        0xb0, b'!', // mov al, '!'
-        0xee, // out dx, al
+        0xb0, b'\n', // mov al, 10
+        0xee,  // out dx, al
         0x0f, 0x01, 0xd9, // vmmcall
         0xe6, 0xf4, // out 0xf4, al
     ]);
@@ -127,9 +127,9 @@ fn a_kernel_is_entered_where_the_protocol_says_and_runs_to_its_end() {
     let params = guest.vcpu.gpr(Gpr::Rsi);
     assert_eq!(guest.memory.get::<4>(params + 0x202), *b"HdrS");
     assert_eq!(guest.run(Step::undecoded(Exit::Cpuid)), Outcome::Resume);
-    let step = Step::undecoded(out(0x3f8)).at(guest.vcpu.rip() + 2).with(Gpr::Rax, b'!'.into());
+    let step = Step::undecoded(out(0x3f8)).at(guest.vcpu.rip() + 2).with(Gpr::Rax, b'\n'.into());
     assert_eq!(guest.run(step), Outcome::Resume);
-    assert_eq!(guest.host.shown, b"!");
+    assert_eq!(guest.host.shown, b"\n");
     assert_eq!(guest.run(Step::undecoded(Exit::Hypercall).with(Gpr::Rax, 0)), Outcome::Resume);
     assert_eq!(guest.vcpu.gpr(Gpr::Rax), vmm::hypercall::VERSION);
     let step = Step::undecoded(out(0xf4)).with(Gpr::Rax, 42);

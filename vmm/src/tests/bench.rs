@@ -269,6 +269,19 @@ impl Bench {
         outcome
     }
 
+    /// Likewise, by the way of frequent exits; says whether those answered it.
+    pub(crate) fn quickly(&mut self, step: Step) -> bool {
+        self.prepare();
+        self.vcpu.push(step);
+        let exit = self.core.run(&self.vm, &mut self.vcpu, &self.memory, &mut self.host);
+        // With nothing more to play, the virtual CPU shuts down.
+        match exit {
+            Some(Exit::Shutdown) => true,
+            Some(exit) => self.handle(exit) != Outcome::Resume,
+            None => true,
+        }
+    }
+
     /// An exit by an instruction whose length the CPU gives.
     pub(crate) fn exit(&mut self, exit: Exit) -> Outcome {
         self.step(Step::new(exit, 2))

@@ -1,10 +1,12 @@
 //! Port accesses.
 
 use hw::{Port, Width};
+use proptest::prelude::*;
 use vcpu::scripted::Step;
 use vcpu::{Event, Exit, Gpr, PortIo};
 
-use super::bench::{Bench, RAM, spec};
+use super::bench::{Bench, RAM, TSC_KHZ, spec};
+use crate::counters::ExitKind;
 use crate::platform::{pm, uart};
 use crate::{Crash, Outcome};
 
@@ -85,14 +87,103 @@ fn the_reset_port_resets() {
     assert_eq!(bench.exit(io(Port(0xcf9), Width::W1, true)), Outcome::Reset);
 }
 
-#[test]
-fn what_the_uart_sends_reaches_the_console() {
-    let mut bench = Bench::new();
-    for byte in *b"hello" {
+/// The guest sends it, byte by byte.
+fn send(bench: &mut Bench, text: &[u8]) {
+    for &byte in text {
         bench.set(Gpr::Rax, byte.into());
         assert_eq!(bench.exit(io(uart::PORTS.first, Width::W1, true)), Outcome::Resume);
     }
-    assert_eq!(bench.host.sent, b"hello");
+}
+
+#[test]
+fn what_the_uart_sends_reaches_the_console_by_lines() {
+    let mut bench = Bench::new();
+    send(&mut bench, b"hello");
+    assert_eq!(bench.host.sent, b"");
+    send(&mut bench, b"\n");
+    assert_eq!(bench.host.sent, b"hello\n");
+    send(&mut bench, &[b'x'; 300]);
+    assert!(bench.host.sent.len() > 200, "a line that is too long does not wait for its end");
+}
+
+#[test]
+fn a_line_without_an_end_is_shown_after_a_millisecond() {
+    let mut bench = Bench::with_cpus(2);
+    send(bench.on(1), b"login: ");
+    bench.prepare();
+    assert_eq!(bench.deadline, Some(bench.host.tsc.get() + u64::from(TSC_KHZ)));
+    assert_eq!(bench.host.kicked, [], "who sent it sees to it");
+    bench.host.tsc.set(bench.deadline.unwrap());
+    bench.prepare();
+    assert_eq!(bench.host.sent, b"login: ");
+    assert_eq!(bench.deadline, None);
+}
+
+#[test]
+fn a_line_without_an_end_is_shown_when_the_guest_halts_or_leaves() {
+    let mut bench = Bench::new();
+    send(&mut bench, b"$ ");
+    assert_eq!(bench.step(Step::new(Exit::Halt, 1)), Outcome::Wait);
+    assert_eq!(bench.host.sent, b"$ ");
+    let mut bench = Bench::new();
+    send(&mut bench, b"last words");
+    bench.core.show_output(&bench.vm, &mut bench.host);
+    assert_eq!(bench.host.sent, b"last words");
+}
+
+#[test]
+fn line_status_and_bytes_within_a_line_are_answered_between_exit_and_entry() {
+    let mut bench = Bench::new();
+    let status = Port(uart::PORTS.first.0 + 5);
+    send(&mut bench, b"h");
+    for byte in *b"ello" {
+        let read = Step::new(io(status, Width::W1, false), 1).with(Gpr::Rax, 0x1234);
+        assert!(bench.quickly(read));
+        assert_eq!(bench.gpr(Gpr::Rax), 0x1260);
+        let write = Step::new(io(uart::PORTS.first, Width::W1, true), 1);
+        assert!(bench.quickly(write.with(Gpr::Rax, byte.into())));
+    }
+    let end = Step::new(io(uart::PORTS.first, Width::W1, true), 1).with(Gpr::Rax, 10);
+    assert!(!bench.quickly(end));
+    assert_eq!(bench.host.sent, b"hello\n");
+    assert_eq!(bench.core.counters().exits(ExitKind::PortRead), 4);
+    assert_eq!(bench.core.counters().exits(ExitKind::PortWrite), 6);
+}
+
+proptest! {
+    /// Registers of the UART, typed bytes, passing time: both ways lead to the same.
+    #[test]
+    fn quick_answers_are_the_same_answers(
+        accesses in proptest::collection::vec(
+            (0_u16..8, any::<bool>(), prop_oneof![any::<u8>(), 0_u8..8, Just(10)], 0_u64..20_000, prop::option::weighted(0.1, any::<u8>())),
+            0..200,
+        ),
+    ) {
+        let (mut quick, mut slow) = (Bench::new(), Bench::new());
+        for (offset, write, value, ticks, typed) in accesses {
+            // Mostly what a driver does most.
+            let offset = if value & 0xc0 == 0x40 { if write { 0 } else { 5 } } else { offset };
+            let exit = io(Port(uart::PORTS.first.0 + offset), Width::W1, write);
+            let step = Step::new(exit, 1).with(Gpr::Rax, 0x5500 | u64::from(value));
+            for bench in [&mut quick, &mut slow] {
+                bench.host.tsc.set(bench.host.tsc.get() + ticks);
+                if let Some(byte) = typed {
+                    bench.type_in(&[byte]);
+                }
+            }
+            quick.quickly(step.clone());
+            prop_assert_eq!(slow.step(step), Outcome::Resume);
+            prop_assert_eq!(quick.gpr(Gpr::Rax), slow.gpr(Gpr::Rax));
+            let lines = [&quick, &slow].map(|bench| bench.vm.devices.lock().uart.interrupt());
+            prop_assert_eq!(lines[0], lines[1]);
+        }
+        for bench in [&mut quick, &mut slow] {
+            bench.core.show_output(&bench.vm, &mut bench.host);
+        }
+        prop_assert_eq!(&quick.host.sent, &slow.host.sent);
+        let counted = |bench: &Bench| [ExitKind::PortRead, ExitKind::PortWrite].map(|kind| bench.core.counters().exits(kind));
+        prop_assert_eq!(counted(&quick), counted(&slow));
+    }
 }
 
 #[test]
@@ -104,6 +195,7 @@ fn outs_sends_a_string() {
     bench.set(Gpr::Rcx, 12);
     let exit = string_io(uart::PORTS.first, Width::W1, true, true);
     assert_eq!(bench.step(Step::new(exit, 2)), Outcome::Resume);
+    bench.core.show_output(&bench.vm, &mut bench.host);
     assert_eq!(bench.host.sent, b"across pages");
     assert_eq!((bench.gpr(Gpr::Rsi), bench.gpr(Gpr::Rcx)), (0x6008, 0));
     assert!(bench.is_past(2));

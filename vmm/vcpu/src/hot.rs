@@ -21,7 +21,7 @@ pub trait HotExits {
     /// WRMSR of EDX:EAX.
     fn msr_write<P: Partial>(&mut self, msr: Msr, vcpu: P) -> Answer;
     /// IN or OUT; never a string instruction.
-    fn port_io<P: Partial>(&mut self, access: PortIo, vcpu: P) -> Answer;
+    fn port_io<P: Partial>(&mut self, access: &PortIo, vcpu: P) -> Answer;
     /// A load or store that the second stage does not allow.
     fn memory<P: Whole>(&mut self, fault: SecondStageFault, vcpu: P) -> Answer;
 }

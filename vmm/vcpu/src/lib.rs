@@ -91,7 +91,7 @@ pub trait Vcpu {
                 Exit::Cpuid => hot.cpuid(&mut *self),
                 Exit::Hypercall => hot.hypercall(&mut *self),
                 Exit::MsrWrite { msr, .. } => hot.msr_write(msr, &mut *self),
-                Exit::PortIo(access) if !access.string => hot.port_io(access, &mut *self),
+                Exit::PortIo(ref access) if !access.string => hot.port_io(access, &mut *self),
                 Exit::SecondStage(fault)
                     if !fault.during_walk && fault.access != Access::Execute =>
                 {

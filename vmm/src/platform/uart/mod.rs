@@ -1,8 +1,8 @@
 //! The serial port: a 16550A (National Semiconductor PC16550D datasheet).
 //!
-//! The transmitter is infinitely fast as long as the machine takes what it sends ([`Uart::take_output`]); where it does
-//! not, the transmitter shows itself busy and the guest waits. The interrupt line ([`Uart::interrupt`]) is not gated by
-//! OUT2.
+//! The transmitter is infinitely fast as long as the machine takes what it sends ([`Uart::take_output`]), best by whole
+//! lines ([`Uart::has_line`]); where it does not, the transmitter shows itself busy and the guest waits. The interrupt line
+//! ([`Uart::interrupt`]) is not gated by OUT2.
 
 mod fifo;
 
@@ -17,8 +17,8 @@ use fifo::Fifo;
 /// Its ports: COM1.
 pub const PORTS: PortWindow = PortWindow { first: Port(0x3f8), count: 8 };
 
-/// Bytes of the transmitter's buffer. A guest that saw the transmitter empty may send 16.
-const OUTPUT_BYTES: usize = 64;
+/// Bytes of the transmitter's buffer: most lines fit. A guest that saw the transmitter empty may send 16.
+const OUTPUT_BYTES: usize = 256;
 /// Bytes of either FIFO as the guest knows it.
 const FIFO_BYTES: usize = 16;
 /// The baud-rate generator's clock, after its division by 16, in Hz.
@@ -83,7 +83,9 @@ pub struct Uart {
     /// Changes of modem lines since the last read of MSR.
     modem_deltas: u8,
     modem_lines: u8,
-    output: Fifo<OUTPUT_BYTES>,
+    /// What was sent and not yet taken.
+    output: [u8; OUTPUT_BYTES],
+    output_len: usize,
     /// When received bytes below the trigger become an interrupt.
     timeout_at: Option<u64>,
     timed_out: bool,
@@ -107,7 +109,8 @@ impl Uart {
             transmitter_due: false,
             modem_deltas: 0,
             modem_lines: MSR_CONNECTED,
-            output: Fifo::new(),
+            output: [0; OUTPUT_BYTES],
+            output_len: 0,
             timeout_at: None,
             timed_out: false,
             tsc_hz: u64::from(tsc_khz) * 1000,
@@ -181,7 +184,7 @@ impl Uart {
 
     /// Whether a whole FIFO of the guest's fits.
     const fn transmitter_is_empty(&self) -> bool {
-        self.output.free() >= FIFO_BYTES
+        self.output_len <= OUTPUT_BYTES - FIFO_BYTES
     }
 
     fn line_status(&self) -> u8 {
@@ -263,12 +266,44 @@ impl Uart {
         if self.in_loopback() {
             self.receive_byte(byte, now);
         } else {
-            // A guest that does not wait for the transmitter loses what it sends, as on the hardware.
-            let _ = self.output.push(byte);
+            self.put(byte);
         }
         if self.transmitter_is_empty() {
             self.transmitter_due = true;
         }
+    }
+
+    /// A guest that does not wait for the transmitter loses what it sends, as on the hardware.
+    #[inline(always)]
+    fn put(&mut self, byte: u8) {
+        if let Some(slot) = self.output.get_mut(self.output_len) {
+            *slot = byte;
+            self.output_len += 1;
+        }
+    }
+
+    /// Reads a register, where that changes nothing and the moment does not matter.
+    #[inline(always)]
+    pub(crate) fn peek(&self, offset: u64) -> Option<u8> {
+        let is_plain = offset == LSR && !self.overrun && self.timeout_at.is_none();
+        is_plain.then(|| self.line_status())
+    }
+
+    /// Writes a register, where that only continues a line that waits to be taken: neither the interrupt line nor what
+    /// the guest can read changes. Says whether it was so.
+    #[inline(always)]
+    pub(crate) fn continue_line(&mut self, offset: u64, byte: u8) -> bool {
+        let is_plain = offset == DATA
+            && byte != b'\n'
+            && self.output_len.wrapping_sub(1) < OUTPUT_BYTES - FIFO_BYTES - 1
+            && self.lcr & LCR_DIVISOR | self.mcr & MCR_LOOP == 0
+            && (self.ier & IER_TRANSMITTER == 0 || self.transmitter_due)
+            && self.timeout_at.is_none();
+        if is_plain {
+            self.transmitter_due = true;
+            self.put(byte);
+        }
+        is_plain
     }
 
     /// In loopback the modem control lines are wired to the modem status lines (PC16550D, 8.6.7).
@@ -286,24 +321,24 @@ impl Uart {
         self.modem_lines = lines;
     }
 
-    /// Takes bytes that the guest sent and no one took yet: how many of `into` were filled.
-    pub fn take_output(&mut self, into: &mut [u8]) -> usize {
-        let was_empty = self.transmitter_is_empty();
-        let mut taken = 0;
-        for (slot, byte) in into.iter_mut().zip(core::iter::from_fn(|| self.output.pop())) {
-            *slot = byte;
-            taken += 1;
-        }
-        if !was_empty && self.transmitter_is_empty() {
-            self.transmitter_due = true;
-        }
-        taken
+    /// Takes what the guest sent and no one took yet.
+    pub fn take_output(&mut self) -> &[u8] {
+        let len = core::mem::take(&mut self.output_len);
+        self.transmitter_due |= len > OUTPUT_BYTES - FIFO_BYTES;
+        self.output.get(..len).unwrap_or_default()
     }
 
-    /// Bytes that were sent and not yet taken.
+    /// Whether something was sent and not yet taken.
     #[must_use]
-    pub const fn output_len(&self) -> usize {
-        self.output.len()
+    pub const fn has_output(&self) -> bool {
+        self.output_len > 0
+    }
+
+    /// Whether that ends a line, or room for more is running out.
+    #[must_use]
+    pub fn has_line(&self) -> bool {
+        let sent = self.output.get(..self.output_len).unwrap_or_default();
+        sent.last() == Some(&b'\n') || sent.len() >= OUTPUT_BYTES - FIFO_BYTES
     }
 
     /// Whether the receiver has room for another byte. In loopback nothing comes from outside.

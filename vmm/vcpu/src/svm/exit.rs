@@ -106,25 +106,28 @@ fn msr(fields: &ExitFields) -> Exit {
 
 fn port_io(fields: &ExitFields) -> Exit {
     let detail = fields.info1;
-    port_access(detail).map_or(Exit::Unhandled { code: fields.code, detail }, Exit::PortIo)
+    match port_width(detail) {
+        Some(width) => Exit::PortIo(port_access(detail, width)),
+        None => Exit::Unhandled { code: fields.code, detail },
+    }
 }
 
-/// The access that exited, by EXITINFO1.
-#[inline]
-pub(super) fn port_access(info: u64) -> Option<PortIo> {
-    let width = match info >> ioio::SIZE_SHIFT & 7 {
-        1 => Width::W1,
-        2 => Width::W2,
-        4 => Width::W4,
-        _ => return None,
-    };
-    Some(PortIo {
+/// The width of the port access that exited, by EXITINFO1.
+#[inline(always)]
+pub(super) fn port_width(info: u64) -> Option<Width> {
+    Width::try_new(info >> ioio::SIZE_SHIFT & 7)
+}
+
+/// Likewise the access.
+#[inline(always)]
+pub(super) fn port_access(info: u64, width: Width) -> PortIo {
+    PortIo {
         port: Port((info >> ioio::PORT_SHIFT) as u16),
         width,
         write: info & ioio::IN == 0,
         string: info & ioio::STRING != 0,
         rep: info & ioio::REP != 0,
-    })
+    }
 }
 
 /// A nested page fault, by EXITINFO1 and EXITINFO2.

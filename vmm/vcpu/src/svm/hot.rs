@@ -3,7 +3,7 @@
 use hw::Msr;
 use x86_spec::cpu::Rflags;
 use x86_spec::svm::{
-    ControlArea, EventWord, INTERRUPT_SHADOW, MSR_WRITE, SvmFeatures, Vmcb, exit_code, npf,
+    ControlArea, EventWord, INTERRUPT_SHADOW, MSR_WRITE, SvmFeatures, Vmcb, exit_code, ioio, npf,
 };
 
 use super::vcpu::V_TPR;
@@ -64,13 +64,13 @@ impl<H: HotExits> Run<'_, H> {
 
     extern "sysv64" fn port_io(&mut self, frame: Pointer) -> Next {
         let ControlArea { exit_info1, exit_info2, .. } = self.vcpu.vmcb.control;
-        match exit::port_access(exit_info1) {
-            Some(access) if !access.string => {
-                let held = Held::<false> { vcpu: &mut self.vcpu, frame, next_rip: exit_info2 };
-                Next::of(self.hot.port_io(access, held), frame)
-            }
-            _ => Next::PASS,
-        }
+        let Some(width) = exit::port_width(exit_info1).filter(|_| exit_info1 & ioio::STRING == 0)
+        else {
+            return Next::PASS;
+        };
+        let access = exit::port_access(exit_info1, width);
+        let held = Held::<false> { vcpu: &mut self.vcpu, frame, next_rip: exit_info2 };
+        Next::of(self.hot.port_io(&access, held), frame)
     }
 }
 

@@ -81,7 +81,7 @@ impl<H: HotExits> Run<'_, H> {
         if access.string {
             return Next::PASS;
         }
-        Next::of(self.hot.port_io(access, Held::<false> { vcpu: &mut self.vcpu, frame }), frame)
+        Next::of(self.hot.port_io(&access, Held::<false> { vcpu: &mut self.vcpu, frame }), frame)
     }
 }
 
