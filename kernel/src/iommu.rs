@@ -10,7 +10,7 @@ use core::sync::atomic::{AtomicBool, Ordering};
 
 use config::IommuMode;
 use firmware::{Line, Machine};
-use hw::PAGE_SIZE;
+use hw::{Function, PAGE_SIZE};
 use iommu::dmar::UnitEntry;
 use iommu::{Config, Event, Hw, Iommu, Mode, Source, Stage, Target};
 use spin::Mutex;
@@ -37,6 +37,9 @@ pub(crate) type Driver = Iommu<Here>;
 static DRIVER: Mutex<Option<Driver>> = Mutex::new(None);
 /// A unit has told of a fault that was not read yet.
 static FAULT: AtomicBool = AtomicBool::new(false);
+
+/// Functions that were stopped, until they have a new owner.
+static STOPPED: Mutex<Vec<Function>> = Mutex::new(Vec::new());
 
 /// Faults of a function in a second beyond which it is stopped.
 const FAULT_LIMIT: u32 = 100;
@@ -128,6 +131,11 @@ pub(crate) fn route_pin(
             None
         }
     })
+}
+
+/// Whether a function was stopped, as it faulted too much.
+pub(crate) fn is_stopped(function: Function) -> bool {
+    STOPPED.lock().contains(&function)
 }
 
 /// A unit's fault interrupt came.

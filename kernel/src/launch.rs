@@ -1,38 +1,37 @@
 //! Making what a virtual machine runs in: memory, second stages, platform, its kernel loaded. All of it is one [`Life`],
 //! made anew at each start and dropped at its end.
 
-use alloc::boxed::Box;
+use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::any::Any;
 use core::fmt;
 
 use config::{Idle, Withheld};
-use hw::{Gpa, Hpa, MsrFault, PAGE_SIZE};
-use paging::{EntryFormat, MapError, PageTable};
+use hw::{Gpa, Hpa, MsrFault};
+use paging::MapError;
 use spin::Mutex;
 use vcpu::{Backend, EnableError, IdlePolicy, Unsupported, VcpuInit};
 use vmm::Core;
 use vmm::loader::{self, Failure, GuestLayout};
 use vmm::platform::cpuid::{CpuidOptions, CpuidTable};
 
-use crate::mem::{GuestRam, GuestRamError, Tables};
+use crate::assign::{self, AssignError};
+use crate::mem::{GuestRam, GuestRamError};
 use crate::platform::{self, CpuId};
 use crate::sched::World;
+use crate::stages::{Stages, Views};
 use crate::vm::Vm;
 
 /// XCR0 components that a guest may have where the CPU has them (SDM vol. 1, 13.3): x87, SSE, AVX and AVX-512. AMX is
 /// left out: its state is large, and no guest here needs it.
 const XCR0_OFFERED: u64 = 0b1110_0111;
-/// The page that the second view of a test guest hides: the last of its RAM.
-const HIDDEN_BYTES: u64 = PAGE_SIZE;
 
 /// A virtual machine from one start to its end.
 #[derive(Debug)]
 pub(crate) struct Life {
     /// The platform.
     pub(crate) vm: vmm::Vm,
-    /// RAM.
-    pub(crate) memory: GuestRam,
+    /// RAM, which its functions' DMA may hold on to.
+    pub(crate) memory: Arc<GuestRam>,
     /// Roots of its views of that, the first of which it starts with.
     pub(crate) views: Vec<Hpa>,
     /// What views after the first do not show.
@@ -42,19 +41,7 @@ pub(crate) struct Life {
     /// What its virtual CPUs are made from.
     pub(crate) start: VcpuInit,
     /// The CPU walks them for as long as any virtual CPU runs.
-    _tables: Box<dyn Any + Send + Sync>,
-}
-
-/// Page tables whose frames go back when they are dropped.
-#[derive(Debug)]
-struct Owned<F: EntryFormat>(Option<PageTable<F>>);
-
-impl<F: EntryFormat> Drop for Owned<F> {
-    fn drop(&mut self) {
-        if let Some(table) = self.0.take() {
-            table.free(&mut Tables);
-        }
-    }
+    pub(crate) stages: Arc<dyn Stages>,
 }
 
 /// Why a guest could not be started.
@@ -68,6 +55,8 @@ pub(crate) enum StartError {
     Ram(GuestRamError),
     /// No frame was left for second-stage tables.
     Tables(MapError),
+    /// Its functions cannot be given to it.
+    Assign(AssignError),
     /// The kernel or what belongs to it cannot be loaded.
     Load(Failure),
 }
@@ -87,6 +76,12 @@ impl From<GuestRamError> for StartError {
 impl From<MapError> for StartError {
     fn from(why: MapError) -> Self {
         Self::Tables(why)
+    }
+}
+
+impl From<AssignError> for StartError {
+    fn from(why: AssignError) -> Self {
+        Self::Assign(why)
     }
 }
 
@@ -113,6 +108,7 @@ impl fmt::Display for StartError {
                 2 * found
             ),
             Self::Tables(why) => write!(f, "its page tables cannot be made: {why:x?}"),
+            Self::Assign(why) => write!(f, "{why}"),
             Self::Load(why) => write!(f, "vm.{}: {why}", why.key),
         }
     }
@@ -144,12 +140,13 @@ impl Life {
     {
         let config = &vm.config;
         let layout = GuestLayout::new(config.memory_bytes);
-        let memory = GuestRam::new(layout)?;
+        let memory = Arc::new(GuestRam::new(layout)?);
+        let views = Views::<B::Stage2>::new(&memory, config.vcpus, config.test.views)?;
+        let (hidden, roots) = (views.hide(&layout)?, views.roots());
+        let stages: Arc<dyn Stages> = Arc::new(views);
+        let endpoints = assign::assign(vm, &memory, &stages)?;
         let file = |name: &str| world.files.iter().find(|file| file.name == name);
         let bytes = |name: &str| file(name).map(|file| file.bytes);
-        let pci = vmm::pci::Plan::default();
-        let registers = loader::load(config, &layout, &pci, &memory, bytes)?;
-        let (tables, views, hidden) = second_stages::<B::Stage2>(&memory, &layout, config)?;
         let tsc_khz = u32::try_from(world.tsc_hz / 1000).unwrap_or(u32::MAX).max(1);
         let cpuid = CpuidTable::new(
             &CpuId,
@@ -163,10 +160,14 @@ impl Life {
                 mask: config.cpuid.mask.clone(),
             },
         );
+        let shapes = endpoints.iter().map(|endpoint| endpoint.shape());
+        let pci = vmm::pci::Plan::new(&layout, cpuid.physical_bits(), shapes)
+            .map_err(AssignError::Plan)?;
+        let registers = loader::load(config, &layout, &pci, &*memory, bytes)?;
         // The guest's counter starts from zero.
         let tsc_offset = platform::rdtsc().wrapping_neg();
         let start = VcpuInit {
-            second_stage: views.first().copied().unwrap_or_default(),
+            second_stage: roots.first().copied().unwrap_or_default(),
             address_space: address_space(vm),
             tsc_offset,
             xcr0_allowed: cpuid.xcr0_allowed(),
@@ -181,16 +182,16 @@ impl Life {
                 tsc_offset,
                 cpuid,
                 unknown: config.unknown,
-                views: views.len() as u16,
+                views: roots.len() as u16,
                 pci,
                 exit_port: config.test.exit_port,
                 withhold_timer: withheld(Withheld::Timer),
                 withhold_serial: withheld(Withheld::Serial),
             },
-            Vec::new(),
+            endpoints,
         );
         let cores = (0..platform.vcpus()).map(|index| Mutex::new(platform.core(index))).collect();
-        Ok(Self { vm: platform, memory, views, hidden, cores, start, _tables: tables })
+        Ok(Self { vm: platform, memory, views: roots, hidden, cores, start, stages })
     }
 
     /// What a virtual CPU is made from; `alone` where no other one has its CPU.
@@ -201,36 +202,6 @@ impl Life {
         };
         VcpuInit { idle, ..self.start.clone() }
     }
-}
-
-type SecondStages = (Box<dyn Any + Send + Sync>, Vec<Hpa>, Option<Gpa>);
-
-/// The views of the memory: all of it, and for a test that asks for it also all but the last page.
-fn second_stages<F: EntryFormat + Send + Sync + 'static>(
-    memory: &GuestRam,
-    layout: &GuestLayout,
-    config: &config::Vm,
-) -> Result<SecondStages, StartError> {
-    let mut tables = Vec::new();
-    for _ in 0..if config.test.views { 2 } else { 1 } {
-        let table = PageTable::<F>::new(&mut Tables).map_err(MapError::from)?;
-        tables.push(Owned(Some(table)));
-        if let Some(Owned(Some(table))) = tables.last_mut() {
-            memory.map_into(table, &mut Tables)?;
-        }
-    }
-    let last =
-        layout.ranges().last().map(|range| range.start.wrapping_add(range.bytes - HIDDEN_BYTES));
-    let mut hidden = None;
-    if let Some(Owned(Some(second))) = tables.get_mut(1) {
-        hidden = last;
-        if let Some(gpa) = hidden {
-            // No hardware walks these tables yet.
-            second.unmap(&mut Tables, gpa.raw(), HIDDEN_BYTES)?.free(&mut Tables);
-        }
-    }
-    let roots = tables.iter().filter_map(|table| table.0.as_ref()).map(PageTable::root).collect();
-    Ok((Box::new(tables), roots, hidden))
 }
 
 /// The number that tags its translations; 0 is the host's.

@@ -9,6 +9,7 @@
 extern crate alloc;
 
 mod acpi;
+mod assign;
 mod console;
 mod iommu;
 mod irq;
@@ -21,6 +22,7 @@ mod platform;
 mod power;
 mod report;
 mod sched;
+mod stages;
 mod start;
 mod terminal;
 mod vm;
@@ -112,12 +114,24 @@ where
     };
     let Plan { config, handoff, entry_tsc, unix_time } = plan;
     let tsc_hz = timer.rates().tsc_hz;
-    let places = admit(&config);
+    let mut places = admit(&config);
+    let mut functions = Vec::new();
+    for (place, chosen) in places.iter_mut().zip(assign::admit(&config)) {
+        match chosen {
+            Ok(chosen) => functions.push(chosen),
+            Err(why) => {
+                functions.push(Vec::new());
+                *place = Err(why);
+            }
+        }
+    }
     let background = config.hypervisor.background;
     let slice_us = u128::from(config.hypervisor.slice_us);
     let cpus = |index: usize| places.get(index).and_then(|cpus| cpus.as_ref().ok());
-    let vms = config.vms.into_iter().enumerate();
-    let vms = vms.map(|(index, vm)| Vm::new(index, vm, cpus(index).cloned().unwrap_or_default()));
+    let vms = config.vms.into_iter().zip(functions).enumerate();
+    let vms = vms.map(|(index, (vm, functions))| {
+        Vm::new(index, vm, cpus(index).cloned().unwrap_or_default(), functions)
+    });
     let world = sched::open(World {
         vms: vms.collect(),
         files: handoff.files,

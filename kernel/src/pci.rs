@@ -1,10 +1,11 @@
 //! PCI as this machine has it: the way to configuration space, the functions that were found in it, and who has them.
 
+use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use ::pci::{ConfigAccess, Ecam, FunctionInfo, Group};
+use ::pci::{Bar, BarKind, ConfigAccess, Ecam, FunctionInfo, Group};
 use firmware::Machine;
-use hw::{Function, Width};
+use hw::{Function, Hpa, Width};
 use spin::{Mutex, Once};
 
 use crate::mem;
@@ -25,13 +26,18 @@ pub(crate) struct Found {
     pub(crate) functions: Vec<FunctionInfo>,
     /// Those that cannot be held apart.
     pub(crate) groups: Vec<Group>,
+    /// Where configuration space and IOMMUs are: first byte, past the last.
+    reserved: Vec<(u64, u64)>,
+    mapped: Mutex<BTreeMap<Function, [Option<Mmio>; 6]>>,
 }
+
+/// Configuration space of a bus, in memory.
+const BUS_BYTES: u64 = 1 << 20;
 
 static FOUND: Once<Found> = Once::new();
 
 impl ConfigSpace {
     fn new(machine: &Machine) -> Self {
-        const BUS_BYTES: u64 = 1 << 20;
         let window = |ecam: &firmware::Ecam| {
             let (first_bus, last_bus) = ecam.buses;
             let base = ecam.base.checked_add(u64::from(first_bus) * BUS_BYTES)?;
@@ -89,10 +95,58 @@ pub(crate) fn init(machine: &Machine) -> &'static Found {
     }
     let groups = ::pci::groups(&functions, &space);
     log::debug!("{} PCI functions in {} groups", functions.len(), groups.len());
-    FOUND.call_once(|| Found { space, functions, groups })
+    let bytes = |ecam: &firmware::Ecam| (u64::from(ecam.buses.1) + 1) * BUS_BYTES;
+    let windows = machine.ecam.iter();
+    let reserved = windows.map(|ecam| (ecam.base.raw(), ecam.base.raw() + bytes(ecam))).collect();
+    let mapped = Mutex::default();
+    FOUND.call_once(|| Found { space, functions, groups, reserved, mapped })
+}
+
+/// What [`init`] has found.
+pub(crate) fn found() -> Option<&'static Found> {
+    FOUND.get()
 }
 
 impl Found {
+    /// A BAR of a function that has no address, or one at which another function or the chipset may be.
+    pub(crate) fn misplaced(&self, info: &FunctionInfo) -> Option<u8> {
+        /// I/O APICs, HPETs, IOMMUs, local APICs, the firmware.
+        const CHIPSET: (u64, u64) = (0xfec0_0000, 0x1_0000_0000);
+        let memory = |info: &FunctionInfo| {
+            let bars = info.bars.into_iter().flatten().filter(|bar| bar.kind != BarKind::Io);
+            bars.map(|bar| (bar.base, bar.base.saturating_add(bar.bytes)))
+        };
+        let others = self.functions.iter().filter(|other| other.function != info.function);
+        let mut taken: Vec<(u64, u64)> = others.flat_map(memory).collect();
+        taken.push(CHIPSET);
+        taken.extend(self.reserved.iter().copied());
+        let own = info.bars.into_iter().flatten().filter(|bar| bar.kind != BarKind::Io);
+        let is_wrong = |bar: &Bar| {
+            let end = bar.base.checked_add(bar.bytes);
+            bar.base == 0
+                || end.is_none_or(|end| {
+                    taken.iter().any(|&(first, past)| bar.base < past && first < end)
+                })
+        };
+        own.filter(is_wrong).map(|bar| bar.index).next().or_else(|| {
+            // Memory is not to be had either.
+            let bars = self.bars(info);
+            let missing = |bar: &Bar| bars.get(usize::from(bar.index)).is_none_or(Option::is_none);
+            let own = info.bars.into_iter().flatten().filter(|bar| bar.kind != BarKind::Io);
+            own.filter(missing).map(|bar| bar.index).next()
+        })
+    }
+
+    /// Its memory BARs, mapped for good when they are first asked for.
+    pub(crate) fn bars(&self, info: &FunctionInfo) -> [Option<Mmio>; 6] {
+        *self.mapped.lock().entry(info.function).or_insert_with(|| {
+            info.bars.map(|bar| {
+                let bar = bar.filter(|bar| bar.kind != BarKind::Io && bar.base != 0)?;
+                mem::map_mmio(Hpa::new(bar.base), bar.bytes)
+            })
+        })
+    }
+
     /// The buses below a bridge.
     pub(crate) fn bridge(&self, function: Function) -> Option<(u8, u8)> {
         ::pci::buses_below(&self.functions, function)

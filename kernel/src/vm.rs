@@ -9,8 +9,10 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
+use ::pci::FunctionInfo;
 use manage::State;
 use spin::Mutex;
+use vmm::platform::InterruptMessage;
 
 use crate::launch::{Life, StartError};
 use crate::power::Verdict;
@@ -28,6 +30,8 @@ pub(crate) struct Vm {
     pub(crate) config: config::Vm,
     /// The CPU of each virtual CPU; empty where it cannot be started.
     pub(crate) cpus: Vec<u32>,
+    /// The machine's functions that it has.
+    pub(crate) functions: Vec<&'static FunctionInfo>,
     present: Mutex<Present>,
     /// Virtual CPUs that have not left the present life.
     seated: AtomicU32,
@@ -85,12 +89,18 @@ impl Drop for Hold<'_> {
 
 impl Vm {
     /// A virtual machine that has not been started yet.
-    pub(crate) fn new(index: usize, config: config::Vm, cpus: Vec<u32>) -> Self {
+    pub(crate) fn new(
+        index: usize,
+        config: config::Vm,
+        cpus: Vec<u32>,
+        functions: Vec<&'static FunctionInfo>,
+    ) -> Self {
         let phase = Phase::Ended(Verdict::Stopped);
         Self {
             index,
             config,
             cpus,
+            functions,
             present: Mutex::new(Present { phase, epoch: 0, life: None }),
             seated: AtomicU32::new(0),
             held: AtomicU32::new(0),
@@ -236,6 +246,14 @@ impl Vm {
     pub(crate) fn kick(&self, vcpu: u32) {
         if let Some(&cpu) = self.cpus.get(vcpu as usize) {
             sched::kick(cpu);
+        }
+    }
+
+    /// An interrupt of one of its functions came. For handlers.
+    pub(crate) fn deliver(&self, message: &InterruptMessage) {
+        // The life is not cloned: its last owner must not be a handler.
+        if let Some(life) = &self.present.lock().life {
+            life.vm.deliver(message, |vcpu| self.kick(vcpu));
         }
     }
 

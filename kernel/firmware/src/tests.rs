@@ -6,7 +6,7 @@ use hw::{Hpa, Port};
 use proptest::prelude::*;
 
 use crate::{
-    IoApic, Line, Machine, PhysicalMemory, PmTimer, PowerOff, Problem, SerialPort, SerialRegisters,
+    Ecam, IoApic, Line, Machine, PhysicalMemory, PmTimer, PowerOff, Problem, SerialPort, SerialRegisters,
     Trouble, read,
 };
 

@@ -5,6 +5,7 @@
 
 mod calibration;
 mod counters;
+mod devices;
 mod ioapic;
 mod lapic;
 mod pic;
@@ -25,6 +26,7 @@ use ioapic::IoApics;
 use lapic::Lapic;
 
 pub(crate) use calibrate::Rates;
+pub(crate) use devices::DeviceVector;
 pub(crate) use timer::Timer;
 
 /// The local timer.
@@ -67,6 +69,7 @@ pub(crate) fn dispatch(vector: u8) {
         // That it came is all: the loop looks for what is new.
         KICK => {}
         FAULT => iommu::note_fault(),
+        devices::FIRST..=devices::LAST if devices::came(vector) => {}
         // Neither has an in-service bit, so neither is ended.
         SPURIOUS | LEGACY..0x30 => return,
         _ => {

@@ -63,15 +63,19 @@ impl GuestRam {
         table: &mut PageTable<F>,
         tables: &mut Tables,
     ) -> Result<(), MapError> {
+        for (gpa, chunk, bytes) in self.pieces() {
+            let (rights, caching) = (Rights::RWX, Caching::WriteBack);
+            table.map(tables, gpa.raw(), chunk, bytes, rights, caching, PageSize::Size2M)?;
+        }
+        Ok(())
+    }
+
+    /// Each chunk: its guest address, its host address, its bytes.
+    pub(crate) fn pieces(&self) -> impl Iterator<Item = (Gpa, Hpa, u64)> {
         let pages = self.layout.ranges().into_iter().flat_map(|range| {
             (0..range.bytes / PAGE_SIZE_2M).map(move |n| range.start.wrapping_add(n * PAGE_SIZE_2M))
         });
-        for (gpa, &chunk) in pages.zip(&self.chunks) {
-            let (rights, caching) = (Rights::RWX, Caching::WriteBack);
-            let page = PageSize::Size2M;
-            table.map(tables, gpa.raw(), chunk, PAGE_SIZE_2M, rights, caching, page)?;
-        }
-        Ok(())
+        pages.zip(&self.chunks).map(|(gpa, &chunk)| (gpa, chunk, PAGE_SIZE_2M))
     }
 
     /// The chunk and the offset in it of a guest address.

@@ -1,9 +1,7 @@
 //! Frames for hardware: tables that it walks, and pages for the control structures of virtualization.
 
 use core::arch::asm;
-use core::arch::x86_64::cmpxchg16b;
 use core::ptr;
-use core::sync::atomic::Ordering;
 
 use hw::{DeviceTables, Hpa, OutOfFrames, PAGE_SIZE, TableMemory};
 use vcpu::{HostPage, HostPages};
@@ -110,16 +108,22 @@ impl DeviceTables for DeviceFrames {
 
     fn store_pair(&mut self, table: Hpa, index: usize, pair: [u64; 2]) {
         assert!(index.is_multiple_of(2), "not a pair");
-        let [low, high] = pair.map(u128::from);
-        let (at, new) = (word(table, index).cast::<u128>(), high << 64 | low);
-        let mut old = 0;
-        loop {
-            // SAFETY: as for storing, and 16-byte-aligned by the check; every CPU with virtualization has the instruction.
-            let found = unsafe { cmpxchg16b(at, old, new, Ordering::SeqCst, Ordering::SeqCst) };
-            if found == old {
-                return;
-            }
-            old = found;
+        let [low, high] = pair;
+        // SAFETY: as for storing, and 16-byte-aligned by the check; every CPU with virtualization has the instruction. RBX,
+        // which the compiler keeps for itself, is put back. A comparison that fails loads what the next one is to find.
+        unsafe {
+            asm!(
+                "xchg rbx, rsi",
+                "2: lock cmpxchg16b [rdi]",
+                "jnz 2b",
+                "mov rbx, rsi",
+                in("rdi") word(table, index),
+                inout("rsi") low => _,
+                in("rcx") high,
+                inout("rax") 0u64 => _,
+                inout("rdx") 0u64 => _,
+                options(nostack),
+            );
         }
     }
 

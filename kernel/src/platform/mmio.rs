@@ -19,6 +19,12 @@ impl Mmio {
         Self { base, bytes }
     }
 
+    /// What of the block begins at `offset`.
+    pub(crate) fn from(&self, offset: u64) -> Option<Self> {
+        let bytes = self.bytes.checked_sub(offset)?;
+        Some(Self { base: self.base.wrapping_add(offset), bytes })
+    }
+
     /// The 32-bit register at `offset`; all-ones outside the block.
     pub(crate) fn read32(&self, offset: u64) -> u32 {
         self.load(offset, Width::W4) as u32

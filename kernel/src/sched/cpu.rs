@@ -127,6 +127,7 @@ impl<B: Backend> Cpu<B> {
     fn do_duties(&mut self) {
         for at in 0..self.seats.len() {
             let Some(seat) = self.seats.get_mut(at) else { return };
+            seat.forget(self.loaded == Some(at));
             match seat.duty() {
                 Duty::Run | Duty::Rest => {}
                 Duty::Join(life, epoch) => {

@@ -34,6 +34,8 @@ pub(super) struct Seat<B: Backend> {
     pub(super) wait: Wait,
     /// The view that it has.
     pub(super) view: usize,
+    /// What it has forgotten of its second stages: [`crate::stages`].
+    forgotten: u64,
 }
 
 /// Whether a virtual CPU can go on.
@@ -59,6 +61,7 @@ impl<B: Backend> Seat<B> {
             resting: false,
             wait: Wait::Ready,
             view: 0,
+            forgotten: 0,
         }
     }
 
@@ -121,12 +124,28 @@ impl<B: Backend> Seat<B> {
                 }
             }
         }
+        self.forgotten = life.stages.generation();
+        life.stages.forgotten(self.index, self.forgotten);
         if let Some(spare) = &mut self.spare {
             spare.set_second_stage(life.start.second_stage);
             spare.set_tsc_offset(life.start.tsc_offset);
         }
         self.life = Some(life);
         Ok(())
+    }
+
+    /// Forgets what its second stages have lost; `is_loaded` where the CPU holds its state, else loading it will do that.
+    pub(super) fn forget(&mut self, is_loaded: bool) {
+        let (Some(vcpu), Some(life)) = (&mut self.vcpu, &self.life) else { return };
+        let generation = life.stages.generation();
+        if self.forgotten == generation {
+            return;
+        }
+        if is_loaded {
+            vcpu.flush_translations();
+        }
+        self.forgotten = generation;
+        life.stages.forgotten(self.index, generation);
     }
 
     /// Leaves its life, or skips that number `epoch`.

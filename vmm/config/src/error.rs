@@ -69,6 +69,8 @@ pub enum Problem {
     Function(String),
     /// A class code has 24 bits.
     Class(u32),
+    /// A function cannot be given to the VM. In the kernel's words.
+    Device(String),
     /// The function is also in this VM.
     FunctionTaken(Function, String),
     /// The machine has not so much memory.
@@ -248,7 +250,7 @@ impl fmt::Display for Problem {
                 "every core is in use by another VM's pinned vCPUs; free a core there, or write `share-smt = true` in \
                  [hypervisor]"
             ),
-            Self::Load(words) => write!(f, "{words}"),
+            Self::Load(words) | Self::Device(words) => write!(f, "{words}"),
             Self::Path(path, fault) => write!(
                 f,
                 "{path:?} {fault}; write a path below this file's folder, for example \"guest/vmlinuz\""

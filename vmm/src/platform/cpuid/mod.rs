@@ -140,6 +140,12 @@ impl CpuidTable {
         self.xsave.allowed()
     }
 
+    /// Bits of a guest-physical address, as the guest is told.
+    #[must_use]
+    pub fn physical_bits(&self) -> u8 {
+        self.cpuid(leaf::ADDRESS_WIDTHS, 0, &CpuidState::default()).eax as u8
+    }
+
     /// EAX of leaf 1: family, model and stepping.
     #[must_use]
     pub fn signature(&self) -> u32 {
