@@ -6,8 +6,8 @@ use hw::{Hpa, Port};
 use proptest::prelude::*;
 
 use crate::{
-    Ecam, IoApic, Line, Machine, PhysicalMemory, PmTimer, PowerOff, Problem, SerialPort, SerialRegisters,
-    Trouble, read,
+    Ecam, IoApic, Line, Machine, PhysicalMemory, PmTimer, PowerOff, Problem, SerialPort,
+    SerialRegisters, Trouble, read,
 };
 
 /// Memory that holds a few tables, each with nothing behind it.

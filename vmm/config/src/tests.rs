@@ -234,8 +234,8 @@ fn unknown_key_is_refused_with_its_neighbour() {
     );
     assert_eq!(
         with("log =", "colour ="),
-        "kerf.toml:4: hypervisor.colour: unknown key `colour`, expected one of `log`, `consoles`, \
-         `background`, `share-smt`, `share-cpus`, `slice-us`"
+        "kerf.toml:4: hypervisor.colour: unknown key `colour`, expected one of `mode`, `iommu`, `log`, \
+         `consoles`, `background`, `share-smt`, `share-cpus`, `slice-us`"
     );
     assert!(with("[hypervisor]", "[hypervizor]").contains("did you mean `hypervisor`?"));
 }
