@@ -235,6 +235,8 @@ struct Assigned {
     leaving: Vec<(Pending, Option<DeviceVector>)>,
     attachments: Vec<Attachment>,
     resetting: Option<Resetting>,
+    /// What went wrong was told: a guest can make it go wrong as often as it likes.
+    told: bool,
     stages: Arc<dyn Stages>,
     space: Arc<Space>,
 }
@@ -273,6 +275,7 @@ impl Assigned {
             leaving: Vec::new(),
             attachments: Vec::new(),
             resetting: None,
+            told: false,
             stages,
             space,
         };
@@ -282,6 +285,7 @@ impl Assigned {
             let reset = ::pci::reset(&found.space, info, &irq::clock());
             reset.map_err(|why| AssignError::Reset(function, why))?;
         }
+        iommu::forgive(function);
         new.command(false);
         let aliases = ::pci::aliases(&found.functions, info, &found.space);
         let aliases = aliases.into_iter().map(|rid| Function { rid, ..function });
@@ -308,6 +312,13 @@ impl Assigned {
         self.found.space.write(at, spec::COMMAND, Width::W2, command.into());
     }
 
+    /// Tells the first thing that goes wrong.
+    fn tell(&mut self, what: fmt::Arguments<'_>) {
+        if !core::mem::replace(&mut self.told, true) {
+            log::warn!("{}: {what}", self.info.function);
+        }
+    }
+
     /// Waits for a reset that the guest did not wait for long enough.
     fn finish_reset(&mut self) {
         let Some(mut resetting) = self.resetting.take() else { return };
@@ -319,7 +330,7 @@ impl Assigned {
             }
         };
         if let Err(why) = done {
-            log::warn!("{} does not come out of its reset: {why:?}", self.info.function);
+            self.tell(format_args!("it does not come out of its reset: {why:?}"));
         }
         self.command(false);
     }
@@ -455,7 +466,7 @@ impl Endpoint for Assigned {
             let hpa = Hpa::new(host.base).wrapping_add(offset);
             if let Err(why) = self.stages.map(at.wrapping_add(offset), hpa, bytes) {
                 // Accesses come here then.
-                log::warn!("{}: BAR {bar} is not mapped at {at}: {why:x?}", self.info.function);
+                self.tell(format_args!("BAR {bar} is not mapped at {at}: {why:x?}"));
             }
         }
     }
@@ -485,7 +496,7 @@ impl Endpoint for Assigned {
             Slot::Masked(_) => self.mask(index, true),
             Slot::On(route) => match self.wire(index, &route) {
                 Some(()) => self.mask(index, false),
-                None => log::warn!("{}: no way for interrupt {index}", self.info.function),
+                None => self.tell(format_args!("there is no way for interrupt {index}")),
             },
         }
     }

@@ -5,20 +5,21 @@
 //! that looks after faults, never on the way of an interrupt or a guest's access to its device.
 
 use alloc::vec::Vec;
-use core::fmt;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use config::IommuMode;
 use firmware::{Line, Machine};
 use hw::{Function, PAGE_SIZE};
-use iommu::dmar::UnitEntry;
-use iommu::{Config, Event, Hw, Iommu, Mode, Source, Stage, Target};
-use spin::Mutex;
+use iommu::dmar::{Dmar, UnitEntry};
+use iommu::{Config, Event, Fault, Hw, Iommu, Mode, Source, Stage, Target};
+use manage::{FaultUse, IommuUse};
+use spin::{Mutex, Once};
 use x86_spec::apic::RedirectionEntry;
 
 use crate::mem::{self, DeviceFrames};
-use crate::pci::Found;
+use crate::pci::{self, Found};
 use crate::platform::{Mmio, Tsc};
+use crate::vm::Vm;
 use crate::{irq, sched};
 
 /// The machine under the driver.
@@ -35,11 +36,25 @@ impl Hw for Here {
 pub(crate) type Driver = Iommu<Here>;
 
 static DRIVER: Mutex<Option<Driver>> = Mutex::new(None);
+/// What the machine says of its IOMMU.
+static LISTED: Once<Dmar> = Once::new();
 /// A unit has told of a fault that was not read yet.
 static FAULT: AtomicBool = AtomicBool::new(false);
 
 /// Functions that were stopped, until they have a new owner.
 static STOPPED: Mutex<Vec<Function>> = Mutex::new(Vec::new());
+
+/// What was blocked of a function for one reason.
+#[derive(Clone, Copy, Debug)]
+struct Blocked {
+    last: Fault,
+    count: u64,
+}
+
+/// The latest of it.
+static BLOCKED: Mutex<Vec<Blocked>> = Mutex::new(Vec::new());
+/// How many are kept: functions make their numbers up as they like.
+const MOST_BLOCKED: usize = 32;
 
 /// Faults of a function in a second beyond which it is stopped.
 const FAULT_LIMIT: u32 = 100;
@@ -53,7 +68,7 @@ pub(crate) fn init(machine: &Machine, mode: IommuMode, found: &Found) {
         log::info!("the machine names no IOMMU: no guest can have a device of its own");
         return;
     };
-    let dmar = iommu::dmar::read(table, |problem| log::warn!("{problem}"));
+    let dmar = LISTED.call_once(|| iommu::dmar::read(table, |problem| log::warn!("{problem}")));
     let entries = found.interrupts() + PINS * machine.io_apics.len();
     let bits = entries.next_power_of_two().trailing_zeros();
     let config = Config {
@@ -65,15 +80,15 @@ pub(crate) fn init(machine: &Machine, mode: IommuMode, found: &Found) {
     };
     let bridges = |function| found.bridge(function);
     let open = |unit: &UnitEntry| mem::map_mmio(unit.registers, unit.register_bytes.max(PAGE_SIZE));
-    match Iommu::start(DeviceFrames, irq::clock(), &dmar, &bridges, config, open) {
+    match Iommu::start(DeviceFrames, irq::clock(), dmar, &bridges, config, open) {
         Ok(mut driver) => {
             tell(&mut driver);
             let counts = driver.counts();
             log::info!(
-                "IOMMU: {} of {} units, {}",
+                "IOMMU: {} of {} units, translating by the {} stage",
                 counts.units,
                 dmar.units.len(),
-                Described(&driver)
+                stage(&driver)
             );
             *DRIVER.lock() = Some(driver);
         }
@@ -90,15 +105,11 @@ fn mode_of(configured: IommuMode) -> Mode {
     }
 }
 
-/// What the units do, in words.
-struct Described<'a>(&'a Driver);
-
-impl fmt::Display for Described<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0.stage() {
-            Stage::Second => "translating by the second stage",
-            Stage::First => "translating by the first stage",
-        })
+/// By which tables it translates.
+fn stage(driver: &Driver) -> &'static str {
+    match driver.stage() {
+        Stage::Second => "second",
+        Stage::First => "first",
     }
 }
 
@@ -133,6 +144,55 @@ pub(crate) fn route_pin(
     })
 }
 
+/// The units that the machine names.
+pub(crate) fn units() -> &'static [UnitEntry] {
+    LISTED.get().map_or(&[], |dmar| &dmar.units)
+}
+
+/// Where the units' registers are: first byte, past the last.
+pub(crate) fn registers() -> impl Iterator<Item = (u64, u64)> {
+    units().iter().map(|unit| (unit.registers.raw(), unit.registers.raw() + unit.register_bytes))
+}
+
+/// What is in use.
+pub(crate) fn counts() -> Option<IommuUse> {
+    let listed = units().len();
+    with(|driver| {
+        let counts = driver.counts();
+        IommuUse {
+            stage: stage(driver),
+            listed,
+            units: counts.units,
+            spaces: counts.spaces,
+            functions: counts.functions,
+            interrupts: counts.interrupts,
+            teardowns: counts.teardowns,
+        }
+    })
+}
+
+/// What was blocked.
+pub(crate) fn faults() -> Vec<FaultUse> {
+    let blocked = BLOCKED.lock().clone();
+    let row = |Blocked { last, count }| FaultUse {
+        owner: owner(last.function).map(|vm| vm.config.name.clone()),
+        count,
+        last: alloc::format!("{last}"),
+    };
+    blocked.into_iter().map(row).collect()
+}
+
+/// The VM that has a function.
+pub(crate) fn owner(function: Function) -> Option<&'static Vm> {
+    let has = |vm: &&Vm| vm.functions.iter().any(|info| info.function == function);
+    sched::world()?.vms.iter().find(has)
+}
+
+/// A function has a new owner, or none: what its old one did is forgotten.
+pub(crate) fn forgive(function: Function) {
+    STOPPED.lock().retain(|stopped| *stopped != function);
+}
+
 /// Whether a function was stopped, as it faulted too much.
 pub(crate) fn is_stopped(function: Function) -> bool {
     STOPPED.lock().contains(&function)
@@ -155,9 +215,42 @@ pub(crate) fn look_after() {
         driver.work();
         tell(driver);
     });
-    for fault in faults {
-        log::warn!("IOMMU: {fault}");
+    faults.into_iter().for_each(note);
+}
+
+/// Keeps a fault, tells it unless it is one of many, and stops a function that does nothing else.
+fn note(fault: Fault) {
+    let count = keep(fault);
+    let owner = owner(fault.function).map_or("no VM", |vm| vm.config.name.as_str());
+    if count.is_power_of_two() {
+        log::warn!("{owner}: {fault}");
     }
+    if fault.storm && !is_stopped(fault.function) {
+        STOPPED.lock().push(fault.function);
+        if let Some(found) = pci::found()
+            && let Some(info) = ::pci::find(&found.functions, fault.function)
+        {
+            ::pci::quiet(&found.space, info);
+        }
+        log::error!("{owner}: {} is stopped: it was blocked too often", fault.function);
+    }
+}
+
+/// How often that was blocked already.
+fn keep(fault: Fault) -> u64 {
+    let mut blocked = BLOCKED.lock();
+    let alike =
+        |old: &Blocked| (old.last.function, old.last.reason) == (fault.function, fault.reason);
+    let count = match blocked.iter().position(alike) {
+        Some(at) => blocked.remove(at).count + 1,
+        None if blocked.len() == MOST_BLOCKED => {
+            blocked.remove(0);
+            1
+        }
+        None => 1,
+    };
+    blocked.push(Blocked { last: fault, count });
+    count
 }
 
 fn tell(driver: &mut Driver) {

@@ -24,6 +24,7 @@ mod report;
 mod sched;
 mod stages;
 mod start;
+mod survey;
 mod terminal;
 mod vm;
 
@@ -31,7 +32,7 @@ use alloc::vec::Vec;
 use core::fmt;
 
 use boot_info::{BootInfo, FileKind};
-use config::{Config, ConfigError, LogLevel};
+use config::{Config, ConfigError, LogLevel, RunMode};
 use hw::PAGE_SIZE;
 use log::LevelFilter;
 use vcpu::Backend;
@@ -68,6 +69,10 @@ fn main(info: Option<&BootInfo>, entry_tsc: u64) -> ! {
     let found = self::pci::init(&machine);
     self::iommu::init(&machine, config.hypervisor.iommu.mode, found);
     irq::connect(&machine);
+    if config.hypervisor.mode == RunMode::Survey {
+        survey::tell(&machine);
+        power::stop(Verdict::PowerOff)
+    }
     let plan = Plan { config, handoff, entry_tsc, unix_time: info.unix_time };
     let verdict = run_guests(plan, timer);
     console::say(format_args!("all guests ended: {verdict}"));

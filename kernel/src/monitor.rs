@@ -10,10 +10,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use ::pci::{BarKind, FunctionInfo, Group, Reset};
 use hw::PAGE_SIZE;
 use manage::{
-    CpuUse, Exits, LastExit, MemoryUse, Refusal, Request, Response, State, VcpuExits, Versioned,
-    VmDetail, VmSummary,
+    CpuUse, Exits, FunctionUse, LastExit, MemoryUse, Refusal, Request, Response, State, VcpuExits,
+    Versioned, VmDetail, VmSummary,
 };
 use vmm::Core;
 
@@ -22,7 +23,7 @@ use crate::platform::rdtsc;
 use crate::power::{self, Verdict};
 use crate::sched::World;
 use crate::vm::Vm;
-use crate::{console, mem, report, start, terminal};
+use crate::{console, iommu, mem, pci, report, start, terminal};
 
 /// Someone gave the monitor a command: Kerf stays, for more of them, when all guests have ended.
 static USED: AtomicBool = AtomicBool::new(false);
@@ -66,6 +67,10 @@ fn carry_out(world: &World, request: Versioned<Request>, duties: &mut dyn FnMut(
         Request::Vm(name) => Ok(detail(world, find(world, &name)?)),
         Request::Cpus => Ok(Response::Cpus(cpus(world))),
         Request::Memory => Ok(Response::Memory(memory(world))),
+        Request::Functions => Ok(Response::Functions(functions())),
+        Request::Iommu => Ok(Response::Iommu(iommu::counts())),
+        Request::Groups => Ok(Response::Groups(groups())),
+        Request::Faults => Ok(Response::Faults(iommu::faults())),
         Request::Log => Ok(Response::Log(console::history())),
         Request::Exits(name) => Ok(exits(world, find(world, &name)?)),
         Request::Pause(name) => pause(find(world, &name)?, true),
@@ -182,6 +187,40 @@ fn cpus(world: &World) -> Vec<CpuUse> {
         }
     };
     running.map(row).collect()
+}
+
+/// The machine's functions.
+pub(crate) fn functions() -> Vec<FunctionUse> {
+    let row = |info: &FunctionInfo| FunctionUse {
+        address: info.function.to_string(),
+        ids: [info.vendor, info.device],
+        class: info.class,
+        bars: info
+            .bars
+            .iter()
+            .flatten()
+            .filter(|bar| bar.kind != BarKind::Io)
+            .map(|bar| (bar.index, bar.base, bar.bytes))
+            .collect(),
+        interrupts: [
+            info.msi.map_or(0, |msi| msi.vectors.into()),
+            info.msix.map_or(0, |msix| msix.entries),
+        ],
+        reset: match info.reset {
+            Reset::Flr => "FLR",
+            Reset::AfFlr => "AF",
+            Reset::Pm => "PM",
+            Reset::None => "-",
+        },
+        owner: iommu::owner(info.function).map(|vm| vm.config.name.clone()),
+    };
+    pci::found().map_or(Vec::new(), |found| found.functions.iter().map(row).collect())
+}
+
+/// Which of them belong together, and why.
+pub(crate) fn groups() -> Vec<String> {
+    let found = pci::found();
+    found.map_or(Vec::new(), |found| found.groups.iter().map(Group::to_string).collect())
 }
 
 /// What memory is used for.

@@ -8,8 +8,8 @@ use firmware::Machine;
 use hw::{Function, Hpa, Width};
 use spin::{Mutex, Once};
 
-use crate::mem;
 use crate::platform::{Mmio, Ports};
+use crate::{iommu, mem};
 
 /// Configuration space: in memory where MCFG says so, else by two ports, of which one holds the address of one access.
 #[derive(Debug)]
@@ -26,7 +26,7 @@ pub(crate) struct Found {
     pub(crate) functions: Vec<FunctionInfo>,
     /// Those that cannot be held apart.
     pub(crate) groups: Vec<Group>,
-    /// Where configuration space and IOMMUs are: first byte, past the last.
+    /// Where configuration space is: first byte, past the last.
     reserved: Vec<(u64, u64)>,
     mapped: Mutex<BTreeMap<Function, [Option<Mmio>; 6]>>,
 }
@@ -119,7 +119,7 @@ impl Found {
         let others = self.functions.iter().filter(|other| other.function != info.function);
         let mut taken: Vec<(u64, u64)> = others.flat_map(memory).collect();
         taken.push(CHIPSET);
-        taken.extend(self.reserved.iter().copied());
+        taken.extend(self.reserved.iter().copied().chain(iommu::registers()));
         let own = info.bars.into_iter().flatten().filter(|bar| bar.kind != BarKind::Io);
         let is_wrong = |bar: &Bar| {
             let end = bar.base.checked_add(bar.bytes);

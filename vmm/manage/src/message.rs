@@ -47,6 +47,14 @@ pub enum Request {
     Log,
     /// Exits of one virtual machine by kind, and the last ones.
     Exits(String),
+    /// The machine's PCI functions, and who has them.
+    Functions,
+    /// What the IOMMU has in use.
+    Iommu,
+    /// Which functions cannot be held apart, and why.
+    Groups,
+    /// What the IOMMU has blocked.
+    Faults,
     /// Stop its virtual CPUs where they are.
     Pause(String),
     /// Let them go on.
@@ -78,6 +86,14 @@ pub enum Response {
     Log(Vec<u8>),
     /// To [`Request::Exits`].
     Exits(Exits),
+    /// To [`Request::Functions`].
+    Functions(Vec<FunctionUse>),
+    /// To [`Request::Iommu`]; `None` where the machine has none.
+    Iommu(Option<IommuUse>),
+    /// To [`Request::Groups`]: one in a text, with its ties in lines of their own.
+    Groups(Vec<String>),
+    /// To [`Request::Faults`], the latest last.
+    Faults(Vec<FaultUse>),
     /// A virtual machine was brought into this state.
     Done(String, State),
     /// The machine ends.
@@ -178,6 +194,55 @@ pub struct MemoryUse {
     pub own: u64,
     /// The kernel's image, which lies apart from `total`.
     pub image: u64,
+}
+
+/// A PCI function.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FunctionUse {
+    /// Its address, as `0000:01:00.0`.
+    pub address: String,
+    /// Vendor and device.
+    pub ids: [u16; 2],
+    /// Its class code of 24 bits.
+    pub class: u32,
+    /// Its memory BARs: index, address, bytes.
+    pub bars: Vec<(u8, u64, u64)>,
+    /// Vectors of MSI and of MSI-X.
+    pub interrupts: [u16; 2],
+    /// How it can be reset.
+    pub reset: &'static str,
+    /// The VM that has it.
+    pub owner: Option<String>,
+}
+
+/// What the IOMMU has in use: the same before and after something that gave everything back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IommuUse {
+    /// By which tables it translates.
+    pub stage: &'static str,
+    /// Units that the machine names.
+    pub listed: usize,
+    /// Units that work.
+    pub units: usize,
+    /// DMA spaces.
+    pub spaces: usize,
+    /// Functions that are attached or cut off.
+    pub functions: usize,
+    /// Interrupt entries.
+    pub interrupts: usize,
+    /// Teardowns under way.
+    pub teardowns: usize,
+}
+
+/// What was blocked of a function, for one reason.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FaultUse {
+    /// The VM that has the function.
+    pub owner: Option<String>,
+    /// How often.
+    pub count: u64,
+    /// The last one, in words.
+    pub last: String,
 }
 
 /// Exits of one virtual machine.

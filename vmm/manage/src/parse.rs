@@ -10,15 +10,24 @@ use crate::Request;
 enum Form {
     Alone(fn() -> Request),
     OfVm(fn(String) -> Request),
+    /// Alone, or with that word.
+    Or(fn() -> Request, &'static str, fn() -> Request),
 }
 
 /// The commands: word, form, what it does.
-const COMMANDS: [(&str, Form, &str); 13] = [
+const COMMANDS: [(&str, Form, &str); 16] = [
     ("help", Form::Alone(|| Request::Help), "these lines"),
     ("vms", Form::Alone(|| Request::Vms), "all virtual machines"),
     ("vm", Form::OfVm(Request::Vm), "one of them: state, exits by kind, memory"),
     ("cpus", Form::Alone(|| Request::Cpus), "CPUs, their virtual CPUs and load"),
     ("memory", Form::Alone(|| Request::Memory), "what memory is used for"),
+    ("functions", Form::Alone(|| Request::Functions), "PCI functions, and who has them"),
+    (
+        "iommu",
+        Form::Or(|| Request::Iommu, "groups", || Request::Groups),
+        "what it has in use; \"iommu groups\": which functions belong together",
+    ),
+    ("faults", Form::Alone(|| Request::Faults), "what the IOMMU has blocked"),
     ("log", Form::Alone(|| Request::Log), "the latest of the console's output"),
     ("exits", Form::OfVm(Request::Exits), "exits of each virtual CPU, and its last ones"),
     ("pause", Form::OfVm(Request::Pause), "let a VM stand still"),
@@ -86,6 +95,15 @@ pub fn parse(line: &str) -> Result<Option<Request>, ParseError> {
     };
     let request = match form {
         Form::Alone(make) => make(),
+        Form::Or(make, more, other) => {
+            let mut rest = words.clone();
+            if rest.next() == Some(more) {
+                words = rest;
+                other()
+            } else {
+                make()
+            }
+        }
         Form::OfVm(make) => make(words.next().ok_or(ParseError::NoName(word))?.into()),
     };
     match words.next() {
@@ -133,7 +151,7 @@ mod tests {
     fn every_command_is_read_and_listed() {
         for (word, form, _) in COMMANDS {
             let line = match form {
-                Form::Alone(_) => word.to_owned(),
+                Form::Alone(_) | Form::Or(..) => word.to_owned(),
                 Form::OfVm(_) => format!("  {word}\tlinux "),
             };
             assert!(matches!(parse(&line), Ok(Some(_))), "{line}");
@@ -142,6 +160,8 @@ mod tests {
         assert_eq!(parse("pause a"), Ok(Some(Request::Pause("a".into()))));
         assert_eq!(parse("reset a"), Ok(Some(Request::Reset("a".into()))));
         assert_eq!(parse(" \t"), Ok(None));
+        assert_eq!(parse("iommu groups"), Ok(Some(Request::Groups)));
+        assert_eq!(parse("iommu all"), Err(ParseError::TooMuch("iommu", "all".into())));
     }
 
     #[test]

@@ -4,8 +4,8 @@ use alloc::string::{String, ToString};
 use core::fmt::{self, Display, Formatter};
 
 use crate::{
-    CpuUse, Exits, HELP, MemoryUse, Refusal, Response, State, VERSION, VcpuExits, VmDetail,
-    VmSummary,
+    CpuUse, Exits, FaultUse, FunctionUse, HELP, IommuUse, MemoryUse, Refusal, Response, State,
+    VERSION, VcpuExits, VmDetail, VmSummary,
 };
 
 impl Display for Response {
@@ -18,6 +18,10 @@ impl Display for Response {
             Self::Memory(memory) => memory_in_rows(memory, f),
             Self::Log(bytes) => f.write_str(&String::from_utf8_lossy(bytes)),
             Self::Exits(found) => exits(found, f),
+            Self::Functions(found) => functions(found, f),
+            Self::Iommu(found) => iommu(found.as_ref(), f),
+            Self::Groups(groups) => groups.iter().try_for_each(|group| writeln!(f, "{group}")),
+            Self::Faults(faults) => faults_in_rows(faults, f),
             Self::Done(name, state) => writeln!(f, "{name} is {state}"),
             Self::Ending => f.write_str("the machine ends\n"),
             Self::Refused(why) => writeln!(f, "{why}"),
@@ -138,6 +142,53 @@ fn exits(found: &Exits, f: &mut Formatter<'_>) -> fmt::Result {
     Ok(())
 }
 
+fn functions(found: &[FunctionUse], f: &mut Formatter<'_>) -> fmt::Result {
+    writeln!(f, "FUNCTION      VENDOR:DEVICE  CLASS   MSI/MSI-X  RESET  OWNER, MEMORY")?;
+    for function in found {
+        let FunctionUse { address, ids: [vendor, device], class, reset, .. } = function;
+        let [msi, msix] = function.interrupts;
+        let interrupts = alloc::format!("{msi}/{msix}");
+        let owner = function.owner.as_deref().unwrap_or("-");
+        write!(
+            f,
+            "{address}  {vendor:04x}:{device:04x}      {class:06x}  {interrupts:<9}  {reset:<5}  {owner}"
+        )?;
+        for (index, at, bytes) in &function.bars {
+            write!(f, "  {index}: {at:#x} {}", Bytes(*bytes))?;
+        }
+        writeln!(f)?;
+    }
+    Ok(())
+}
+
+fn iommu(found: Option<&IommuUse>, f: &mut Formatter<'_>) -> fmt::Result {
+    let Some(found) = found else {
+        return writeln!(f, "the machine has no IOMMU that Kerf can use");
+    };
+    let IommuUse { stage, listed, units, spaces, functions, interrupts, teardowns } = found;
+    writeln!(f, "{units} of {listed} units work, translating by the {stage} stage")?;
+    for (what, count) in [
+        ("spaces", spaces),
+        ("functions", functions),
+        ("interrupt entries", interrupts),
+        ("teardowns", teardowns),
+    ] {
+        writeln!(f, "{what:<22} {count:>10}")?;
+    }
+    Ok(())
+}
+
+fn faults_in_rows(faults: &[FaultUse], f: &mut Formatter<'_>) -> fmt::Result {
+    if faults.is_empty() {
+        return writeln!(f, "nothing was blocked");
+    }
+    for FaultUse { owner, count, last } in faults {
+        let owner = owner.as_deref().unwrap_or("no VM");
+        writeln!(f, "{count:>10}  {owner}: {last}")?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use alloc::{boxed::Box, vec, vec::Vec};
@@ -204,6 +255,25 @@ mod tests {
             text.starts_with("a/0:\n") && text.matches("0x0000000000001000  0x").count() == 2,
             "{text}"
         );
+    }
+
+    #[test]
+    fn functions_and_faults_are_told_with_their_owners() {
+        let function = FunctionUse {
+            address: "0000:01:00.0".into(),
+            ids: [0x1b36, 0x10],
+            class: 0x01_0802,
+            bars: vec![(0, 0xfe80_0000, 0x4000)],
+            interrupts: [0, 65],
+            reset: "FLR",
+            owner: Some("linux".into()),
+        };
+        let text = Response::Functions(vec![function]).to_string();
+        let row = "1b36:0010      010802  0/65       FLR    linux  0: 0xfe800000 16 KiB\n";
+        assert!(text.ends_with(row), "{text}");
+        let fault = FaultUse { owner: None, count: 3, last: "blocked".into() };
+        assert_eq!(Response::Faults(vec![fault]).to_string(), "         3  no VM: blocked\n");
+        assert!(Response::Iommu(None).to_string().contains("no IOMMU"));
     }
 
     #[test]
