@@ -3,7 +3,8 @@
 //! [`build`] is the whole interface. The same inputs give the same bytes: inode numbers count up, times and owners are 0.
 //! The format is that of the kernel's Documentation/driver-api/early-userspace/buffer-format.rst.
 
-use std::{fs, path::Path};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 /// What the guest runs first. It prints `KERF-CHECK name ok|FAIL detail` for each check, then `KERF-GUEST-OK` or
 /// `KERF-GUEST-FAIL names`.
@@ -13,14 +14,17 @@ const INIT: &[u8] = include_bytes!("initrd/init.sh");
 const FOLDERS: [&str; 7] = ["dev", "proc", "sys", "tmp", "root", "bin", "etc"];
 
 /// Names by which `init.sh` calls busybox before it may install the rest of them.
-const APPLETS: [&str; 20] = [
+const APPLETS: [&str; 24] = [
     "awk",
     "cat",
     "cttyhack",
     "cut",
+    "dd",
     "dmesg",
     "echo",
+    "head",
     "hostname",
+    "insmod",
     "ls",
     "md5sum",
     "mount",
@@ -34,6 +38,7 @@ const APPLETS: [&str; 20] = [
     "test",
     "usleep",
     "wc",
+    "xzcat",
 ];
 
 /// Modes of a folder, a program, a plain file, a device node.
@@ -46,12 +51,18 @@ pub(crate) const CHARACTER_DEVICE: u32 = 0o020_600;
 /// The archive, uncompressed: unpacking would cost an emulated guest more than reading.
 ///
 /// `busybox` must be a static x86-64 executable. A `nonce` becomes the file `/nonce`, whose SHA-256 the guest prints as
-/// `KERF-NONCE hash` once its checks have passed.
+/// `KERF-NONCE hash` once its checks have passed. Drivers among the `modules`, compressed by xz, are loaded in their order,
+/// and what they drive is checked.
 ///
 /// # Errors
 /// Names the file that cannot be read or is no such executable.
-pub(crate) fn build(busybox: &Path, nonce: Option<&str>) -> Result<Vec<u8>, String> {
-    let program = fs::read(busybox).map_err(|error| format!("{}: {error}", busybox.display()))?;
+pub(crate) fn build(
+    busybox: &Path,
+    nonce: Option<&str>,
+    modules: &[PathBuf],
+) -> Result<Vec<u8>, String> {
+    let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
+    let program = read(busybox)?;
     if !is_static_x86_64(&program) {
         return Err(format!(
             "{}: not a static x86-64 executable; the package busybox-static has one",
@@ -72,6 +83,13 @@ pub(crate) fn build(busybox: &Path, nonce: Option<&str>) -> Result<Vec<u8>, Stri
     archive.add("init", PROGRAM, (0, 0), INIT);
     if let Some(nonce) = nonce {
         archive.add("nonce", PLAIN, (0, 0), nonce.as_bytes());
+    }
+    if !modules.is_empty() {
+        archive.add("modules", FOLDER, (0, 0), &[]);
+    }
+    for (number, module) in modules.iter().enumerate() {
+        let name = module.file_name().unwrap_or_default().to_string_lossy();
+        archive.add(&format!("modules/{number:02}-{name}"), PLAIN, (0, 0), &read(module)?);
     }
     Ok(archive.finish())
 }
@@ -191,7 +209,7 @@ mod tests {
 
     #[test]
     fn archive_holds_init_busybox_links_and_nonce() {
-        let archive = with_busybox(&elf(1), |path| build(path, Some("17")).unwrap());
+        let archive = with_busybox(&elf(1), |path| build(path, Some("17"), &[]).unwrap());
         let checked = images::initrd::parse(&archive).unwrap();
         assert_eq!((checked.plain_archives, checked.compressed), (1, None));
         let entries = unpack(&archive);
@@ -205,8 +223,8 @@ mod tests {
     #[test]
     fn same_inputs_give_the_same_bytes_and_no_nonce_no_file() {
         with_busybox(&elf(1), |path| {
-            let archive = build(path, None).unwrap();
-            assert_eq!(archive, build(path, None).unwrap());
+            let archive = build(path, None, &[]).unwrap();
+            assert_eq!(archive, build(path, None, &[]).unwrap());
             assert!(!unpack(&archive).contains_key("nonce"));
         });
     }
@@ -214,11 +232,11 @@ mod tests {
     #[test]
     fn dynamic_or_damaged_busybox_is_refused_by_name() {
         for content in [elf(3), elf(1)[..64].to_vec(), b"#!/bin/sh".to_vec(), vec![]] {
-            let error = with_busybox(&content, |path| build(path, None).unwrap_err());
+            let error = with_busybox(&content, |path| build(path, None, &[]).unwrap_err());
             assert!(error.contains("busybox: not a static"), "{error}");
         }
         assert!(
-            build(Path::new("/nonexistent/busybox"), None)
+            build(Path::new("/nonexistent/busybox"), None, &[])
                 .unwrap_err()
                 .contains("/nonexistent/busybox")
         );

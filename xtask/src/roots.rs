@@ -71,10 +71,10 @@ const LINUX: Root = Root {
     },
 };
 
-/// The same Linux with its KVM: another root, because modules load only into the kernel that they were built with.
-const LINUX_KVM: Root = Root {
-    name: "linux-kvm",
-    what: "Linux 6.12 with KVM",
+/// The same Linux with modules: another root, because they load only into the kernel that they were built with.
+const LINUX_MODULES: Root = Root {
+    name: "linux-modules",
+    what: "Linux 6.12 with modules",
     suite: "bookworm-backports",
     packages: &["linux-image-amd64"],
     take: Take::Only {
@@ -84,6 +84,7 @@ const LINUX_KVM: Root = Root {
             "./lib/modules/*/arch/x86/kvm/kvm*",
             "./lib/modules/*/drivers/crypto/ccp/ccp.ko*",
             "./lib/modules/*/virt/lib/irqbypass*",
+            "./lib/modules/*/drivers/nvme/*",
         ],
     },
 };
@@ -96,12 +97,16 @@ const KVM_MODULES: [&str; 5] = [
     "arch/x86/kvm/kvm-intel",
 ];
 
-/// A Linux that can be a hypervisor.
+/// The driver of NVMe controllers, likewise.
+const NVME_MODULES: [&str; 3] =
+    ["drivers/nvme/common/nvme-auth", "drivers/nvme/host/nvme-core", "drivers/nvme/host/nvme"];
+
+/// A Linux with modules.
 #[derive(Clone, Debug)]
-pub(crate) struct LinuxKvm {
+pub(crate) struct ModularLinux {
     /// Debian's kernel, a bzImage that the firmware can start.
     pub(crate) kernel: PathBuf,
-    /// KVM's modules, compressed, in the order in which to load them.
+    /// The modules, compressed, in the order in which to load them.
     pub(crate) modules: Vec<PathBuf>,
 }
 
@@ -164,8 +169,17 @@ pub(crate) fn linux(cache: &Cache) -> Result<Linux, String> {
 }
 
 /// Debian's Linux with its KVM.
-pub(crate) fn linux_kvm(cache: &Cache) -> Result<LinuxKvm, String> {
-    let root = LINUX_KVM.fetch(cache)?;
+pub(crate) fn linux_kvm(cache: &Cache) -> Result<ModularLinux, String> {
+    linux_with(cache, &KVM_MODULES)
+}
+
+/// Debian's Linux with its driver for NVMe.
+pub(crate) fn linux_nvme(cache: &Cache) -> Result<ModularLinux, String> {
+    linux_with(cache, &NVME_MODULES)
+}
+
+fn linux_with(cache: &Cache, modules: &[&str]) -> Result<ModularLinux, String> {
+    let root = LINUX_MODULES.fetch(cache)?;
     let boot = root.join("boot");
     let kernel = first_with_prefix(&boot, "vmlinuz-6.12")
         .explain(|| format!("no vmlinuz-6.12 in {}", boot.display()))?;
@@ -173,8 +187,8 @@ pub(crate) fn linux_kvm(cache: &Cache) -> Result<LinuxKvm, String> {
     let folder = first_with_prefix(&versions, "6.12")
         .explain(|| format!("no 6.12 in {}", versions.display()))?
         .join("kernel");
-    let modules = KVM_MODULES.map(|name| folder.join(format!("{name}.ko.xz")));
-    Ok(LinuxKvm { kernel, modules: modules.into() })
+    let modules = modules.iter().map(|name| folder.join(format!("{name}.ko.xz"))).collect();
+    Ok(ModularLinux { kernel, modules })
 }
 
 /// Whether the cache has it already.

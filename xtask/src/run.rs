@@ -150,7 +150,7 @@ fn describe(context: &Context, guests: &Guests) -> Result<Description, String> {
     };
     let initrd = match &guests.initrd {
         Some(path) => read(path)?,
-        None => initrd::build(&context.linux()?.busybox, None)?,
+        None => initrd::build(&context.linux()?.busybox, None, &[])?,
     };
     Description::linux(&LinuxGuest {
         kernel,

@@ -2,9 +2,10 @@
 //!
 //! Lane 0 has the QEMU bed; lane 1 has the host's tests, then the Bochs bed. [`host`] checks sources and command line,
 //! [`input`] boots what must not start, [`guests`] and [`linux`] run guests, [`several`] some at once, [`hostile`] those that
-//! mean harm, [`loaders`] some that start otherwise, [`disk`] one from a partitioned disk, [`leash`] kills xtask itself.
+//! mean harm, [`loaders`] some that start otherwise, [`devices`] some with the machine's own devices, [`disk`] one from a partitioned disk, [`leash`] kills xtask itself.
 //! [`mutants`] plants faults that these tests must catch.
 
+mod devices;
 mod disk;
 mod exits;
 mod guests;
@@ -30,6 +31,7 @@ pub(crate) fn steps(full: bool) -> Vec<Step> {
     steps.extend(exits::steps());
     steps.extend(disk::steps());
     steps.extend(linux::steps());
+    steps.extend(devices::steps());
     steps.extend(several::steps());
     steps.extend(kernel::steps());
     steps.extend(input::steps());

@@ -53,6 +53,17 @@ pub(crate) enum Serial {
     None,
 }
 
+/// What tables an IOMMU translates by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Iommu {
+    /// Without PASIDs.
+    Legacy,
+    /// With PASIDs, second stage.
+    SecondStage,
+    /// With PASIDs, first stage.
+    FirstStage,
+}
+
 /// The emulated machine.
 #[derive(Clone, Debug)]
 pub(crate) struct Machine {
@@ -69,6 +80,10 @@ pub(crate) struct Machine {
     pub(crate) serial: Serial,
     /// QEMU takes the host's own virtualization, nested, instead of emulating a CPU.
     pub(crate) kvm: bool,
+    /// Its IOMMU. On Bochs there is none.
+    pub(crate) iommu: Iommu,
+    /// The disk of an NVMe controller behind a root port, as a raw image. On Bochs there is none.
+    pub(crate) nvme: Option<PathBuf>,
     /// What is loaded into the emulator to count.
     pub(crate) plugin: Option<Plugin>,
 }
@@ -90,6 +105,8 @@ impl Default for Machine {
             count_entries: false,
             serial: Serial::First,
             kvm: false,
+            iommu: Iommu::Legacy,
+            nvme: None,
             plugin: None,
         }
     }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::bed::session::{self, DebugPort, LogRules, Session, Streams};
-use crate::bed::{Bed, Machine, Serial, kvm};
+use crate::bed::{Bed, Iommu, Machine, Serial, kvm};
 use crate::cache::{Cache, Scratch};
 use crate::explain::{Explain as _, advise};
 use crate::own::Own;
@@ -85,6 +85,11 @@ impl Bed for Qemu {
             command.arg("-plugin").arg(option);
         }
         command.arg("-bios").arg(&self.firmware);
+        if let Some(disk) = &machine.nvme {
+            let disk = format!("if=none,id=disk,format=raw,file={}", escape(disk));
+            command.args(["-device", "pcie-root-port,id=port1,chassis=1", "-drive", &disk]);
+            command.args(["-device", "nvme,serial=kerf,drive=disk,bus=port1"]);
+        }
         // Read-only: the firmware would keep its variables on the volume.
         command
             .arg("-drive")
@@ -131,22 +136,31 @@ fn options(machine: &Machine) -> Vec<String> {
     if machine.kvm {
         // Without the extension in its CPU the machine does not start at all.
         add(&format!("-accel kvm -cpu host,{}=on,enforce=on", kvm::extension()));
-        add("-device intel-iommu,intremap=on,eim=on");
+        add(&format!("-device {},eim=on", iommu(machine.iommu)));
         return options;
     }
     add("-cpu max,+svm,+npt");
     if machine.icount {
         // Under icount QEMU cannot take x2APIC, which `eim` would let the machine use.
         add("-accel tcg -icount shift=0,sleep=off -seed 42 -rtc base=2020-01-01,clock=vm");
-        add("-device intel-iommu,intremap=on,eim=off");
+        add(&format!("-device {},eim=off", iommu(machine.iommu)));
     } else {
-        add("-accel tcg,thread=multi -device intel-iommu,intremap=on,eim=on");
+        add("-accel tcg,thread=multi");
+        add(&format!("-device {},eim=on", iommu(machine.iommu)));
     }
     if machine.count_entries {
         // The filter leaves no code to be logged; VMRUN and #VMEXIT are logged all the same.
         add("-d in_asm -dfilter 0x1..0x1");
     }
     options
+}
+
+fn iommu(kind: Iommu) -> &'static str {
+    match kind {
+        Iommu::Legacy => "intel-iommu,intremap=on",
+        Iommu::SecondStage => "intel-iommu,intremap=on,scalable-mode=on,pasid-bits=20",
+        Iommu::FirstStage => "intel-iommu,intremap=on,scalable-mode=on,pasid-bits=20,fsts=on",
+    }
 }
 
 /// A file name in an option: a comma is written twice.

@@ -163,12 +163,46 @@ check_acpi() {
     fi
 }
 
+# What has a driver in the archive is a disk of the machine's that Kerf gave away.
+load_drivers() {
+    for module in /modules/*; do
+        xzcat "$module" >/tmp/module.ko
+        insmod /tmp/module.ko
+    done
+    rm -f /tmp/module.ko
+}
+
+# 32 MB of the pattern go to the disk, and are read back from it and not from the page cache.
+check_nvme() {
+    if ! within 6000 test -b /dev/nvme0n1; then
+        bad nvme "no disk appears"
+        return
+    fi
+    copies=16
+    bytes=$(pattern | wc -c)
+    want=$(pattern | sha256sum)
+    irqs=$(interrupts 'nvme')
+    pattern | dd of=/dev/nvme0n1 bs=64k conv=fsync
+    echo 3 >/proc/sys/vm/drop_caches
+    have=$(head -c "$bytes" /dev/nvme0n1 | sha256sum)
+    irqs=$(($(interrupts 'nvme') - irqs))
+    if [ "$want" = "$have" ] && [ "$irqs" -ge 16 ]; then
+        ok nvme "$bytes bytes written and read back, $irqs interrupts, sum ${have%% *}"
+    else
+        bad nvme "wrote sum $want, read $have, $irqs interrupts"
+    fi
+}
+
 check_cpu
 check_clocksource
 check_timer
 check_serial
 check_memory
 check_acpi
+if [ -e /modules ]; then
+    load_drivers
+    check_nvme
+fi
 
 if [ -n "$failed" ]; then
     say "KERF-GUEST-FAIL$failed"
