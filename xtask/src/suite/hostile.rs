@@ -17,15 +17,8 @@ const MEMORY: &str = "8M";
 const LIMIT: Duration = Duration::from_secs(420);
 /// Seeds of random instructions that every test run takes.
 const SEEDS: u64 = 1000;
-
-/// Instructions of each seed at least: together a million on Bochs. QEMU, which translates what it executes, needs many times as
-/// long for code that comes once.
-const fn each(bed: BedKind) -> u64 {
-    match bed {
-        BedKind::Qemu => 200,
-        BedKind::Bochs => 1000,
-    }
-}
+/// Instructions of each seed at least: together a million.
+const EACH: u64 = 1000;
 
 /// How often the neighbour must have been well after all others have ended.
 const TICKS_AFTER: usize = 3;
@@ -107,7 +100,7 @@ pub(crate) fn fuzz(context: &Context, options: &Fuzz) -> Result<(), String> {
 fn describe(
     context: &Context,
     kinds: &[(&str, End)],
-    (first, seeds, each): (u64, u64, u64),
+    (first, seeds): (u64, u64),
 ) -> Result<Description, String> {
     let program = |name| {
         let path = context.guest(name)?;
@@ -128,7 +121,7 @@ fn describe(
     };
     vm(NEIGHBOUR, NEIGHBOUR, "");
     for (name, _) in kinds {
-        vm(name, HOSTILE, &format!("{name} {first} {seeds} {each}"));
+        vm(name, HOSTILE, &format!("{name} {first} {seeds} {EACH}"));
     }
     Description::new(text, vec![program(NEIGHBOUR)?, program(HOSTILE)?])
 }
@@ -141,7 +134,7 @@ fn run(
     seeds: u64,
     limit: Duration,
 ) -> Result<(), String> {
-    let description = describe(context, kinds, (first, seeds, each(bed)))?;
+    let description = describe(context, kinds, (first, seeds))?;
     let artefacts = context.artefacts()?;
     let read = |path: &std::path::Path| std::fs::read(path).explain(|| path.display().to_string());
     let volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
