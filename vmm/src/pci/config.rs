@@ -7,8 +7,8 @@ use core::ops::Range;
 use hw::Width;
 
 use super::endpoint::Capability;
-use super::spec::{self, header};
 use crate::platform::with_part;
+use ::pci::spec::{self, extended};
 
 /// Configuration space of 4 KiB.
 #[derive(Clone, Debug)]
@@ -29,7 +29,7 @@ struct Register {
 impl ConfigSpace {
     /// All zeroes, and nothing can be written.
     pub(super) fn new() -> Self {
-        Self { registers: alloc::vec![Register::default(); spec::CONFIG_BYTES / 4] }
+        Self { registers: alloc::vec![Register::default(); usize::from(spec::CONFIG_BYTES / 4)] }
     }
 
     /// The register that holds the byte at `offset`.
@@ -88,26 +88,26 @@ impl ConfigSpace {
 
     /// Puts capabilities that [`fitting`] gave in, read-only, and chains them.
     pub(super) fn chain(&mut self, capabilities: &[&Capability]) {
-        let mut link = header::CAPABILITIES;
+        let mut link = spec::CAPABILITIES;
         for capability in capabilities {
             let at = capability.offset;
             self.put(at, &capability.bytes);
             self.define_part(at, 0xff00, 0, 0);
             // The first link is a byte of its own, the others follow the ID.
-            let shift = if link == header::CAPABILITIES { 0 } else { 8 };
+            let shift = if link == spec::CAPABILITIES { 0 } else { 8 };
             self.define_part(link, 0xff << shift, u32::from(at) << shift, 0);
             link = at;
         }
-        if link != header::CAPABILITIES {
+        if link != spec::CAPABILITIES {
             let list = u32::from(spec::STATUS_CAPABILITIES) << 16;
-            self.define_part(header::COMMAND, list, list, 0);
+            self.define_part(spec::COMMAND, list, list, 0);
         }
     }
 
     /// Likewise extended ones. The chain starts at 0x100: without a capability there that of ID 0, which is none.
     pub(super) fn chain_extended(&mut self, capabilities: &[&Capability]) {
         const NEXT: u32 = 0xfff0_0000;
-        let mut link = spec::EXTENDED;
+        let mut link = extended::FIRST;
         for capability in capabilities {
             let at = capability.offset;
             self.put(at, &capability.bytes);

@@ -3,17 +3,9 @@
 
 use super::config::ConfigSpace;
 use super::endpoint::Shape;
-use super::spec::id;
+use ::pci::spec::capability;
+use ::pci::spec::capability::express::{DEVICE_CAPABILITIES, DEVICE_CONTROL, FLR, START_FLR};
 
-/// Bytes of a capability of version 2.
-pub(super) const BYTES: u16 = 0x3c;
-/// Device control, below device status.
-pub(super) const DEVICE_CONTROL: u16 = 8;
-const DEVICE_CAPABILITIES: u16 = 4;
-/// Device capabilities: function-level reset.
-const FLR_CAPABLE: u32 = 1 << 28;
-/// Device control: initiate one.
-const FLR: u32 = 1 << 15;
 /// What device control has after reset: relaxed ordering, no snoop, requests of 512 bytes.
 const DEVICE_CONTROL_RESET: u32 = 0x2810;
 /// Error reports, relaxed ordering, sizes, extended tags, no snoop.
@@ -27,7 +19,7 @@ struct Rule(u16, u32, u32);
 /// What a function shows. Not: phantom functions, power saving of the link, and all that would need a say of the real
 /// root port's.
 const FUNCTION: [Rule; 14] = [
-    Rule(0x04, 0x1ffc_8fe7, 0),
+    Rule(DEVICE_CAPABILITIES, 0x1ffc_8fe7, 0),
     Rule(DEVICE_CONTROL, 0, DEVICE_CONTROL_WRITABLE),
     Rule(0x0c, !0x000c_0c00, 0),
     Rule(0x10, 0x13ff_0000, LINK_CONTROL_WRITABLE),
@@ -59,7 +51,7 @@ pub(super) fn define_function(config: &mut ConfigSpace, at: u16, bytes: u16, lin
 
 /// Whether this value, written to device control, resets the function.
 pub(super) fn asks_for_reset(config: &ConfigSpace, at: u16, value: u32) -> bool {
-    value & FLR != 0 && config.dword(at + DEVICE_CAPABILITIES) & FLR_CAPABLE != 0
+    value & u32::from(START_FLR) != 0 && config.dword(at + DEVICE_CAPABILITIES) & FLR != 0
 }
 
 /// Puts a root port's registers at `at`, after whose first two bytes. Its slot, of number `slot`, is occupied, the link up.
@@ -79,7 +71,7 @@ pub(super) fn define_port(config: &mut ConfigSpace, at: u16, slot: u32, link: Li
     let speeds = (2 << link.speed) - 2;
     config.define_part(at, 0xffff_0000, CAPABILITIES, 0);
     for (offset, value, writable) in [
-        (0x04, ROLE_BASED, 0),
+        (DEVICE_CAPABILITIES, ROLE_BASED, 0),
         (DEVICE_CONTROL, DEVICE_CONTROL_RESET, DEVICE_CONTROL_WRITABLE),
         (0x0c, ACTIVE_REPORTED | slot << 24 | link.speed_and_width(), 0),
         (0x10, ACTIVE | link.speed_and_width() << 16, LINK_CONTROL_WRITABLE),
@@ -104,7 +96,7 @@ pub(super) struct Link {
 impl Link {
     /// The link of a function; one within the root complex, or none of PCI Express, has one of its own kind.
     pub(super) fn of(shape: &Shape) -> Self {
-        let express = shape.capability(id::EXPRESS);
+        let express = shape.capability(capability::EXPRESS);
         let status = match express.and_then(|found| found.bytes.get(0x12..0x14)) {
             Some(&[low, high]) => u32::from(low) | u32::from(high) << 8,
             _ => 0,

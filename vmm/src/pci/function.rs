@@ -3,27 +3,26 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use ::pci::spec::capability::express::DEVICE_CONTROL;
+use ::pci::spec::capability::{self, power};
+use ::pci::spec::{self, extended};
 use hw::{Gpa, Width};
 
 use super::config::{ConfigSpace, fitting};
-use super::endpoint::{Capability, Endpoint, ROM, Shape};
+use super::endpoint::{Capability, Endpoint, ROM};
 use super::express::{self, Link};
+use super::header::{self, bar_register};
 use super::msi::{self, Msi};
 use super::msix::{self, Msix};
 use super::plan::PortPlan;
-use super::spec::{self, header, id};
 use super::{Effect, Targets};
 use crate::platform::{part_of_dword, with_part};
 
-/// Power management control and status (PCIe 6.0, 7.5.2.2): the state, D0 or D3hot; whether it is kept on the way back.
-const POWER_CONTROL: u16 = 4;
-const POWER_STATE: u32 = 3;
-const D3_HOT: u32 = 3;
-const NO_SOFT_RESET: u32 = 1 << 3;
+const STATE: u32 = power::STATE as u32;
+const D3_HOT: u32 = power::D3_HOT as u32;
+const NO_SOFT_RESET: u32 = power::NO_SOFT_RESET as u32;
 /// Power management capabilities: PME, D2, D1.
 const POWER_NOT_OFFERED: u32 = 0xfe00_0000;
-/// The ROM's register: it decodes.
-const ROM_ENABLE: u32 = 1;
 
 /// A function given to the guest.
 #[derive(Debug)]
@@ -43,44 +42,48 @@ impl Function {
     /// A function as after reset, its BARs where the plan has them.
     pub(super) fn new(endpoint: Box<dyn Endpoint>, plan: &PortPlan) -> Self {
         let (shape, mut config) = (endpoint.shape(), ConfigSpace::new());
-        define_header(&mut config, shape, plan);
-        let msi = shape.capability(id::MSI).and_then(msi::Registers::of);
+        header::define(&mut config, shape, plan);
+        let msi = shape.capability(capability::MSI).and_then(msi::Registers::of);
         let msix = msix::Layout::of(shape);
         // One that is emulated is shown once, and only where it is what it says.
         let is_sound = |capability: &&Capability| {
             let Some(id) = capability.bytes.first() else { return false };
             let is_long_enough = match *id {
-                id::MSI => msi.is_some(),
-                id::MSIX => msix.is_some(),
-                id::POWER | id::EXPRESS => capability.bytes.len() >= 8,
+                capability::MSI => msi.is_some(),
+                capability::MSIX => msix.is_some(),
+                capability::POWER | capability::EXPRESS => capability.bytes.len() >= 8,
                 _ => return true,
             };
             let first = shape.capability(*id).map(|first| first.offset);
             is_long_enough && first == Some(capability.offset)
         };
         let shown = shape.capabilities.iter().filter(is_sound);
-        let shown = fitting(shown, spec::FIRST_CAPABILITY..spec::EXTENDED);
-        let extended = fitting(shape.extended.iter(), spec::EXTENDED..spec::CONFIG_BYTES as u16);
+        let shown = fitting(shown, spec::HEADER_END..spec::CONVENTIONAL_BYTES);
+        let far = fitting(shape.extended.iter(), extended::FIRST..spec::CONFIG_BYTES);
         config.chain(&shown);
-        config.chain_extended(&extended);
+        config.chain_extended(&far);
         let find = |id| shown.iter().find(|shown| shown.bytes.first() == Some(&id));
         let place = |id| find(id).map(|shown| shown.offset);
-        let (power, express) = (place(id::POWER), place(id::EXPRESS));
+        let (power, express) = (place(capability::POWER), place(capability::EXPRESS));
         if let Some(at) = power {
             config.define_part(at, POWER_NOT_OFFERED, 0, 0);
-            let kept = config.dword(at + POWER_CONTROL) & NO_SOFT_RESET;
-            config.define(at + POWER_CONTROL, kept, POWER_STATE);
+            let kept = config.dword(at + power::CONTROL) & NO_SOFT_RESET;
+            config.define(at + power::CONTROL, kept, STATE);
         }
-        if let Some(capability) = find(id::EXPRESS) {
+        if let Some(capability) = find(capability::EXPRESS) {
             let bytes = capability.bytes.len() as u16;
             express::define_function(&mut config, capability.offset, bytes, Link::of(shape));
         }
         Self {
             power,
             express,
-            msi: msi.filter(|_| find(id::MSI).is_some()).map(|at| Msi::new(at, &mut config)),
-            msix: msix.filter(|_| find(id::MSIX).is_some()).map(|at| Msix::new(at, &mut config)),
-            through: through(shape, &shown, &extended),
+            msi: msi
+                .filter(|_| find(capability::MSI).is_some())
+                .map(|at| Msi::new(at, &mut config)),
+            msix: msix
+                .filter(|_| find(capability::MSIX).is_some())
+                .map(|at| Msix::new(at, &mut config)),
+            through: header::through(shape, &shown, &far),
             is_master: false,
             config,
             endpoint,
@@ -128,27 +131,26 @@ impl Function {
         let (register, was_asleep) = (offset & !3, self.is_asleep());
         let asks = |at: u16| {
             let value = with_part(0, offset.into(), width, value.into());
-            register == at + express::DEVICE_CONTROL
-                && express::asks_for_reset(&self.config, at, value)
+            register == at + DEVICE_CONTROL && express::asks_for_reset(&self.config, at, value)
         };
         if self.express.is_some_and(asks) {
             return Effect::Reset;
         }
         self.config.write(offset, width, value);
-        let Some(at) = self.power.filter(|at| register == at + POWER_CONTROL) else {
+        let Some(at) = self.power.filter(|at| register == at + power::CONTROL) else {
             let covers = self.msi.as_ref().is_some_and(|msi| msi.covers(offset))
                 || self.msix.as_ref().is_some_and(|msix| msix.covers(offset));
             if covers {
                 self.update_interrupts(targets);
             }
-            let is_header = offset < spec::FIRST_CAPABILITY;
+            let is_header = offset < spec::HEADER_END;
             return if is_header { Effect::Routing } else { Effect::None };
         };
-        let power = self.config.dword(at + POWER_CONTROL);
-        if !matches!(power & POWER_STATE, 0 | D3_HOT) {
+        let power = self.config.dword(at + power::CONTROL);
+        if !matches!(power & STATE, 0 | D3_HOT) {
             // A state that is not offered: nothing happens.
             let old = if was_asleep { D3_HOT } else { 0 };
-            self.config.set(at + POWER_CONTROL, POWER_STATE, old);
+            self.config.set(at + power::CONTROL, STATE, old);
         }
         match (was_asleep, self.is_asleep()) {
             (true, false) if power & NO_SOFT_RESET == 0 => Effect::Reset,
@@ -177,7 +179,7 @@ impl Function {
 
     /// Bus mastering, if the port above lets it.
     pub(super) fn settle_master(&mut self, allowed: bool) {
-        let command = self.config.word(header::COMMAND);
+        let command = self.config.word(spec::COMMAND);
         let is_master = allowed && !self.is_asleep() && command & spec::COMMAND_MASTER != 0;
         if is_master != self.is_master {
             self.is_master = is_master;
@@ -187,13 +189,13 @@ impl Function {
 
     /// The BARs that decode: index, address and bytes.
     pub(super) fn decoded(&self) -> impl Iterator<Item = (u8, u64, u64)> {
-        let command = self.config.word(header::COMMAND);
+        let command = self.config.word(spec::COMMAND);
         let is_on = command & spec::COMMAND_MEMORY != 0 && !self.is_asleep();
         (0..=ROM).filter(move |_| is_on).filter_map(|index| {
             let bar = self.endpoint.shape().bar(index)?;
             let register = bar_register(index);
             let low = self.config.dword(register);
-            if index == ROM && low & ROM_ENABLE == 0 {
+            if index == ROM && low & spec::ROM_ENABLE == 0 {
                 return None;
             }
             let high = if bar.is_64bit { self.config.dword(register + 4) } else { 0 };
@@ -248,7 +250,7 @@ impl Function {
 
     /// In D3hot it decodes nothing but configuration space, and sends nothing.
     fn is_asleep(&self) -> bool {
-        self.power.is_some_and(|at| self.config.dword(at + POWER_CONTROL) & POWER_STATE == D3_HOT)
+        self.power.is_some_and(|at| self.config.dword(at + power::CONTROL) & STATE == D3_HOT)
     }
 
     /// Who answers for these bytes.
@@ -275,68 +277,4 @@ enum Answers {
 fn bytes_of(offset: u16, width: Width) -> impl Iterator<Item = (u16, u16)> {
     let count = (width.bytes() as u16).min(4 - offset % 4);
     (0..count).map(move |index| (offset + index, 8 * index))
-}
-
-/// Where a BAR, or the ROM, has its register.
-const fn bar_register(index: u8) -> u16 {
-    if index == ROM { header::ROM } else { header::BAR + 4 * index as u16 }
-}
-
-fn define_header(config: &mut ConfigSpace, shape: &Shape, plan: &PortPlan) {
-    let pair = |low, high| u32::from(high) << 16 | u32::from(low);
-    for (offset, value, writable) in [
-        (header::ID, pair(shape.vendor, shape.device), 0),
-        (header::COMMAND, 0, spec::COMMAND_WRITABLE.into()),
-        (header::CLASS, shape.class << 8 | u32::from(shape.revision), 0),
-        (header::CACHE_LINE, 0, 0xff),
-        (header::SUBSYSTEM, pair(shape.subsystem_vendor, shape.subsystem), 0),
-        (header::INTERRUPT, 0, 0xff),
-    ] {
-        config.define(offset, value, writable);
-    }
-    for (index, base) in (0..=ROM).zip(plan.bars) {
-        let Some(bar) = shape.bar(index) else { continue };
-        let bytes = bar.guest_bytes();
-        let (register, mask) = (bar_register(index), !(bytes - 1));
-        if index == ROM {
-            config.define(register, base as u32, mask as u32 | ROM_ENABLE);
-            continue;
-        }
-        let flags = u32::from(bar.is_64bit) << 2 | u32::from(bar.prefetchable) << 3;
-        config.define(register, base as u32 | flags, mask as u32);
-        if bar.is_64bit {
-            config.define(register + 4, (base >> 32) as u32, (mask >> 32) as u32);
-        }
-    }
-}
-
-/// The bytes that the endpoint answers: not the header, emulated capabilities, and the links between those that are shown.
-fn through(shape: &Shape, shown: &[&Capability], extended: &[&Capability]) -> Vec<u32> {
-    let mut bits = alloc::vec![0_u32; spec::CONFIG_BYTES / 32];
-    let mut set = |range: core::ops::Range<u16>, on: bool| {
-        for offset in range {
-            if let Some(word) = bits.get_mut(usize::from(offset / 32)) {
-                let bit = 1 << (offset % 32);
-                *word = if on { *word | bit } else { *word & !bit };
-            }
-        }
-    };
-    for range in &shape.through {
-        set(range.clone(), true);
-    }
-    set(0..spec::FIRST_CAPABILITY, false);
-    for capability in shown {
-        let is_emulated = matches!(
-            capability.bytes.first(),
-            Some(&(id::POWER | id::MSI | id::MSIX | id::EXPRESS))
-        );
-        let bytes = if is_emulated { capability.bytes.len() as u16 } else { 2 };
-        set(capability.offset..capability.offset + bytes, false);
-    }
-    for capability in extended {
-        set(capability.offset..capability.offset + 4, false);
-    }
-    // Where the chain starts there is a link in any case.
-    set(spec::EXTENDED..spec::EXTENDED + 4, false);
-    bits
 }

@@ -10,17 +10,18 @@ mod config;
 mod endpoint;
 mod express;
 mod function;
+mod header;
 mod msi;
 mod msix;
 mod plan;
 mod port;
-mod spec;
 #[cfg(test)]
 mod tests;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use ::pci::spec;
 use hw::{Gpa, Port as IoPort, Width};
 
 use crate::platform::{InterruptMessage, PortWindow, part_of_dword};
@@ -34,13 +35,13 @@ pub use plan::{ECAM_BASE, MEMORY32, Plan, PlanError};
 
 /// Its ports: CONFIG_ADDRESS and CONFIG_DATA. A one-byte write to 0xcf9, which lies among them, is the reset control
 /// register: [`crate::platform::pm::reset_by_port`].
-pub const PORTS: PortWindow = PortWindow { first: IoPort(0xcf8), count: 8 };
+pub const PORTS: PortWindow = PortWindow { first: IoPort(spec::CONFIG_ADDRESS_PORT), count: 8 };
 
 /// Offset of CONFIG_ADDRESS: enable 31, bus 23:16, device 15:11, function 10:8, register 7:2.
 const ADDRESS: u64 = 0;
 /// Offset of CONFIG_DATA.
 const DATA: u64 = 4;
-const ENABLE: u32 = 1 << 31;
+const ENABLE: u32 = spec::CONFIG_ADDRESS_ENABLE;
 
 /// The first dwords of the host bridge's configuration header. Identity: 1b36:0008, a host bridge that no driver has
 /// quirks for; class 06 00 00.

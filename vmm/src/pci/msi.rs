@@ -3,20 +3,18 @@
 use alloc::boxed::Box;
 use alloc::vec::Vec;
 
+use ::pci::spec::capability::msi;
 use x86_spec::apic::MsiMessage;
 
 use super::Targets;
 use super::config::ConfigSpace;
 use super::endpoint::{Capability, Endpoint, Route, Slot, Source};
 
-/// Message control, in the upper half of the first register: on; the exponents of how many vectors are offered and used;
-/// addresses of 64 bits; a mask for each vector.
-const ENABLE: u32 = 1 << 16;
-const OFFERED: u32 = 17;
-const USED: u32 = 20;
-const EXPONENT: u32 = 7;
-const IS_64BIT: u32 = 1 << 23;
-const MASKABLE: u32 = 1 << 24;
+/// Message control, in the upper half of the first register: on; the exponents of how many vectors are offered and used.
+const ENABLE: u32 = (msi::ENABLE as u32) << 16;
+const OFFERED: u16 = 16 + msi::CAPABLE_SHIFT;
+const USED: u16 = 16 + msi::ENABLED_SHIFT;
+const EXPONENT: u32 = msi::LOG2 as u32;
 
 /// A function's vectors of MSI.
 #[derive(Debug)]
@@ -29,35 +27,35 @@ pub(super) struct Msi {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Registers {
     at: u16,
-    is_64bit: bool,
-    is_maskable: bool,
+    control: u16,
 }
 
 impl Registers {
     /// Whether a capability is long enough for what it says of itself.
     pub(super) fn of(capability: &Capability) -> Option<Self> {
-        let control =
-            u32::from(*capability.bytes.get(2)?) | u32::from(*capability.bytes.get(3)?) << 8;
-        let has = |bit| control << 16 & bit != 0;
-        let found =
-            Self { at: capability.offset, is_64bit: has(IS_64BIT), is_maskable: has(MASKABLE) };
-        (capability.bytes.len() >= usize::from(found.end() - found.at)).then_some(found)
+        let control = match capability.bytes.get(2..4)? {
+            &[low, high] => u16::from_le_bytes([low, high]),
+            _ => return None,
+        };
+        let is_whole = capability.bytes.len() >= msi::bytes(control).into();
+        is_whole.then_some(Self { at: capability.offset, control })
     }
 
-    const fn data(self) -> u16 {
-        self.at + if self.is_64bit { 0xc } else { 8 }
+    const fn is_64bit(self) -> bool {
+        self.control & msi::WIDE != 0
     }
 
-    const fn mask(self) -> u16 {
-        self.data() + 4
+    const fn is_maskable(self) -> bool {
+        self.control & msi::MASKABLE != 0
     }
 
-    const fn pending(self) -> u16 {
-        self.data() + 8
+    /// A register from the data on.
+    const fn behind_address(self, register: u16) -> u16 {
+        self.at + register + if self.is_64bit() { 4 } else { 0 }
     }
 
     const fn end(self) -> u16 {
-        self.data() + if self.is_maskable { 12 } else { 2 }
+        self.at + msi::bytes(self.control)
     }
 
     /// Makes writable what is, in a capability that has been put there; off, as after reset. How many vectors it offers.
@@ -65,14 +63,14 @@ impl Registers {
         let exponent = (config.dword(self.at) >> OFFERED & EXPONENT).min(5);
         let (offer, writable) = (exponent << OFFERED, ENABLE | EXPONENT << USED);
         config.define_part(self.at, writable | EXPONENT << OFFERED, offer, writable);
-        config.define(self.at + 4, 0, !3);
-        if self.is_64bit {
-            config.define(self.at + 8, 0, u32::MAX);
+        config.define(self.at + msi::ADDRESS, 0, !3);
+        if self.is_64bit() {
+            config.define(self.at + msi::ADDRESS_HIGH, 0, u32::MAX);
         }
-        config.define_part(self.data(), 0xffff, 0, 0xffff);
-        if self.is_maskable {
-            config.define(self.mask(), 0, u32::MAX >> (32 - (1 << exponent)));
-            config.define(self.pending(), 0, 0);
+        config.define_part(self.behind_address(msi::DATA), 0xffff, 0, 0xffff);
+        if self.is_maskable() {
+            config.define(self.behind_address(msi::MASK), 0, u32::MAX >> (32 - (1 << exponent)));
+            config.define(self.behind_address(msi::PENDING), 0, 0);
         }
         1 << exponent
     }
@@ -92,7 +90,8 @@ impl Msi {
 
     /// Its pending bits, if that is what the register holds.
     pub(super) fn pending(&self, offset: u16, endpoint: &dyn Endpoint) -> Option<u32> {
-        let is_it = self.registers.is_maskable && offset & !3 == self.registers.pending();
+        let is_it = self.registers.is_maskable()
+            && offset & !3 == self.registers.behind_address(msi::PENDING);
         let all = (0_u8..).map(Source::Msi).zip(&self.told);
         is_it.then(|| pending_bits(all, endpoint))
     }
@@ -112,10 +111,15 @@ impl Msi {
         } else {
             0
         };
-        let high = if registers.is_64bit { config.dword(registers.at + 8) } else { 0 };
-        let address = u64::from(high) << 32 | u64::from(config.dword(registers.at + 4));
-        let data = u32::from(config.word(registers.data()));
-        let mask = if registers.is_maskable { config.dword(registers.mask()) } else { 0 };
+        let high =
+            if registers.is_64bit() { config.dword(registers.at + msi::ADDRESS_HIGH) } else { 0 };
+        let address = u64::from(high) << 32 | u64::from(config.dword(registers.at + msi::ADDRESS));
+        let data = u32::from(config.word(registers.behind_address(msi::DATA)));
+        let mask = if registers.is_maskable() {
+            config.dword(registers.behind_address(msi::MASK))
+        } else {
+            0
+        };
         for (vector, told) in (0_u8..).zip(&mut self.told) {
             let index = u32::from(vector);
             let message = MsiMessage { address, data: data & !(used.saturating_sub(1)) | index };

@@ -4,6 +4,8 @@ use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::ops::Range;
 
+use ::pci::spec::capability::MSIX;
+use ::pci::spec::capability::msix as spec;
 use hw::{PAGE_SIZE, Width};
 use x86_spec::apic::MsiMessage;
 
@@ -11,17 +13,11 @@ use super::Targets;
 use super::config::ConfigSpace;
 use super::endpoint::{Endpoint, Shape, Slot, Source};
 use super::msi::{pending_bits, tell};
-use super::spec::id;
 use crate::platform::{part_of_dword, with_part};
 
-/// Message control, in the upper half of the first register: on; all masked; one less than the number of entries.
-const ENABLE: u32 = 1 << 31;
-const ALL_MASKED: u32 = 1 << 30;
-const LAST_ENTRY: u32 = 0x7ff;
-/// Bytes of an entry.
-const ENTRY_BYTES: u64 = 16;
-/// Vector control: masked.
-const MASKED: u32 = 1;
+/// Message control, in the upper half of the first register: on; all masked.
+const ENABLE: u32 = (spec::ENABLE as u32) << 16;
+const MASK_ALL: u32 = (spec::MASK_ALL as u32) << 16;
 
 /// Where MSI-X's parts are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -43,20 +39,21 @@ struct Part {
 impl Layout {
     /// What a shape's capability says; `None` where there is none, or it names what is not in a BAR.
     pub(super) fn of(shape: &Shape) -> Option<Self> {
-        let capability = shape.capability(id::MSIX)?;
+        let capability = shape.capability(MSIX)?;
         let dword = |at: usize| {
             let bytes = capability.bytes.get(at..at + 4)?;
             Some(u32::from_le_bytes(bytes.try_into().ok()?))
         };
-        let entries = (dword(0)? >> 16 & LAST_ENTRY) as u16 + 1;
-        let part = |at, bytes: u64| {
-            let (bar, start) = ((dword(at)? & 7) as u8, u64::from(dword(at)? & !7));
+        let entries = ((dword(0)? >> 16) as u16 & spec::LAST) + 1;
+        let part = |at: u16, bytes: u64| {
+            let (bar, start) =
+                ((dword(at.into())? & spec::BAR) as u8, u64::from(dword(at.into())? & !spec::BAR));
             let end = start + bytes;
             let fits = shape.bar(bar).filter(|_| bar < 6)?.guest_bytes() >= end;
             fits.then_some(Part { bar, range: start..end })
         };
-        let table = part(4, u64::from(entries) * ENTRY_BYTES)?;
-        let pending = part(8, u64::from(entries.div_ceil(64)) * 8)?;
+        let table = part(spec::TABLE, u64::from(entries) * spec::ENTRY_BYTES)?;
+        let pending = part(spec::PBA, u64::from(entries.div_ceil(64)) * 8)?;
         Some(Self { at: capability.offset, entries, table, pending })
     }
 
@@ -89,9 +86,9 @@ struct Entry {
 impl Msix {
     /// Takes over a capability that has been put into `config`.
     pub(super) fn new(layout: Layout, config: &mut ConfigSpace) -> Self {
-        let writable = ENABLE | ALL_MASKED;
+        let writable = ENABLE | MASK_ALL;
         config.define_part(layout.at, writable, 0, writable);
-        let entry = Entry { words: [0, 0, 0, MASKED], told: Slot::Off };
+        let entry = Entry { words: [0, 0, 0, spec::ENTRY_MASKED], told: Slot::Off };
         Self { entries: alloc::vec![entry; layout.entries.into()], layout }
     }
 
@@ -143,20 +140,20 @@ impl Msix {
         // An address is a multiple of 4, and of vector control there is only the mask.
         let [low, .., control] = &mut entry.words;
         *low &= !3;
-        *control &= MASKED;
+        *control &= spec::ENTRY_MASKED;
         Some(index)
     }
 
     /// The entry and the word of it at an offset.
     fn find(&self, bar: u8, at: u64) -> Option<(usize, usize)> {
         let at = self.layout.table.offset(bar, at)?;
-        Some(((at / ENTRY_BYTES) as usize, (at % ENTRY_BYTES / 4) as usize))
+        Some(((at / spec::ENTRY_BYTES) as usize, (at % spec::ENTRY_BYTES / 4) as usize))
     }
 
     /// Every entry as after reset. To be followed by [`Msix::update`].
     pub(super) fn reset(&mut self) {
         for entry in &mut self.entries {
-            entry.words = [0, 0, 0, MASKED];
+            entry.words = [0, 0, 0, spec::ENTRY_MASKED];
         }
     }
 
@@ -176,7 +173,7 @@ impl Msix {
         for (index, Entry { words: [low, high, data, own], told }) in all.skip(skip).take(count) {
             let address = u64::from(*high) << 32 | u64::from(*low);
             let message = is_on.then_some(MsiMessage { address, data: *data });
-            let masked = control & ALL_MASKED != 0 || *own & MASKED != 0;
+            let masked = control & MASK_ALL != 0 || *own & spec::ENTRY_MASKED != 0;
             tell(told, message, masked, Source::Msix(index), endpoint, targets);
         }
     }

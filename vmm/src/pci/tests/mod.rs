@@ -187,12 +187,10 @@ impl Bench {
 
     /// The function's command register.
     fn command(&mut self, value: u16) {
-        self.write(1, 0, header::COMMAND, Width::W2, value.into());
+        self.write(1, 0, spec::COMMAND, Width::W2, value.into());
     }
 }
 
 fn ecam(bus: u8, devfn: u8, offset: u16) -> u64 {
     u64::from(bus) << 20 | u64::from(devfn) << 12 | u64::from(offset)
 }
-
-use spec::header;
