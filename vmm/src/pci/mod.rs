@@ -16,7 +16,7 @@ mod msix;
 mod plan;
 mod port;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use alloc::boxed::Box;
 use alloc::vec::Vec;

@@ -193,6 +193,7 @@ fn device(scope: &mut Vec<u8>, name: &str, hid: &str, ports: PortWindow, interru
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::loader::GuestLayout;
 
     fn sum(bytes: &[u8]) -> u8 {
         bytes.iter().fold(0, |sum, byte| sum.wrapping_add(*byte))
@@ -242,6 +243,32 @@ mod tests {
         let reserved = [0x86, 9, 0, 1, 0, 0, 0, 0xe0, 0, 0, 0x10, 0];
         let [_, _, dsdt] = found(&tables);
         assert!(dsdt.windows(12).any(|window| window == reserved));
+    }
+
+    #[test]
+    fn the_host_bridge_has_buses_and_windows_as_planned() {
+        let shapes = [pci::Shape::default(), pci::Shape::default()];
+        let plan = pci::Plan::new(&GuestLayout::new(5 << 30), 39, &shapes).unwrap();
+        let tables = tables(1, &plan);
+        let [.., dsdt] = found(&tables);
+        let has = |bytes: &[u8]| dsdt.windows(bytes.len()).any(|window| window == bytes);
+        // WordBusNumber (ACPI 6.5, 6.4.3.5.3): buses 0 to 2.
+        assert!(has(&[0x88, 13, 0, 2, 0xc, 0, 0, 0, 0, 0, 2, 0, 0, 0, 3, 0]));
+        // QWordMemory (6.4.3.5.1): ends fixed, not cacheable, writable.
+        let window = |first: u64, last: u64| {
+            let numbers = [0, first, last, 0, last - first + 1];
+            let numbers = numbers.iter().flat_map(|number| number.to_le_bytes());
+            [0x8a, 43, 0, 0, 0xc, 1].into_iter().chain(numbers).collect::<Vec<u8>>()
+        };
+        assert!(has(&window(0xc000_0000, 0xdfff_ffff)));
+        assert!(has(&window(6 << 30, (1 << 39) - 1)));
+        let xsdt = table(&tables, u64_at(&tables.bytes[..36], 24));
+        let mcfg = table(&tables, u64_at(xsdt, 52));
+        assert_eq!(mcfg[54..56], [0, 2], "the same buses");
+        // Memory32Fixed of as many.
+        assert!(has(&[0x86, 9, 0, 1, 0, 0, 0, 0xe0, 0, 0, 0x30, 0]));
+        // No window of ports: WordIO has resource type 1.
+        assert!(!has(&[0x88, 13, 0, 1]));
     }
 
     #[test]

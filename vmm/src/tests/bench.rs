@@ -2,6 +2,7 @@
 //! host that only counts.
 
 use core::cell::{Cell, RefCell};
+use std::boxed::Box;
 use std::collections::VecDeque;
 use std::vec::Vec;
 
@@ -11,7 +12,7 @@ use vcpu::{Access, Exit, Gpr, Registers, SecondStageFault, Vcpu};
 use x86_spec::cpu::{Cr0, Cr4, Efer};
 use x86_spec::segment::Segment;
 
-use crate::pci::Plan;
+use crate::pci::{Endpoint, Plan};
 use crate::platform::cpuid::{CpuidOptions, CpuidTable};
 use crate::{
     Backing, Core, GuestMemory, Host, NoMemory, Outcome, Ready, UnknownPolicy, Vm, VmSpec,
@@ -194,6 +195,11 @@ impl Bench {
     }
 
     pub(crate) fn of(spec: VmSpec) -> Self {
+        Self::with_functions(spec, Vec::new())
+    }
+
+    /// With PCI functions for which the machine was planned.
+    pub(crate) fn with_functions(spec: VmSpec, endpoints: Vec<Box<dyn Endpoint>>) -> Self {
         let memory = Memory::new(RAM as usize);
         // One table of each upper level maps the first 4 GiB to themselves by pages of 1 GiB.
         memory.put_u64(0x1000, 0x2000 | 7);
@@ -213,7 +219,7 @@ impl Bench {
         };
         let host = BenchHost::default();
         host.tsc.set(1_000_000);
-        let vm = Vm::new(spec, Vec::new());
+        let vm = Vm::new(spec, endpoints);
         Self {
             core: vm.core(0),
             vm,

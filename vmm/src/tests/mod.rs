@@ -4,6 +4,7 @@ pub(crate) mod bench;
 mod exits;
 mod interrupts;
 mod mmio;
+mod pci;
 mod port;
 mod smp;
 mod state;
