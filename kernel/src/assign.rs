@@ -47,7 +47,7 @@ pub(crate) enum Refused {
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Absent(device) => write!(f, "the machine has no {device}, or another VM has it"),
+            Self::Absent(device) => write!(f, "{device} is not there, or another VM has it"),
             Self::Bridge(function) => write!(f, "{function} is a bridge; name a device below it"),
             Self::Unheld(function) => write!(
                 f,

@@ -7,7 +7,7 @@
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, Ordering};
 
-use config::IommuMode;
+use config::{IommuMode, OnFault};
 use firmware::{Line, Machine};
 use hw::{Function, PAGE_SIZE};
 use iommu::dmar::{Dmar, UnitEntry};
@@ -19,6 +19,7 @@ use x86_spec::apic::RedirectionEntry;
 use crate::mem::{self, DeviceFrames};
 use crate::pci::{self, Found};
 use crate::platform::{Mmio, Tsc};
+use crate::power::Verdict;
 use crate::vm::Vm;
 use crate::{irq, sched};
 
@@ -218,21 +219,28 @@ pub(crate) fn look_after() {
     faults.into_iter().for_each(note);
 }
 
-/// Keeps a fault, tells it unless it is one of many, and stops a function that does nothing else.
+/// Keeps a fault, tells it unless it is one of many, and does with its function and VM as the configuration says.
 fn note(fault: Fault) {
     let count = keep(fault);
-    let owner = owner(fault.function).map_or("no VM", |vm| vm.config.name.as_str());
+    let vm = owner(fault.function);
+    let owner = vm.map_or("no VM", |vm| vm.config.name.as_str());
     if count.is_power_of_two() {
         log::warn!("{owner}: {fault}");
     }
-    if fault.storm && !is_stopped(fault.function) {
+    let policy = vm.map_or(OnFault::Report, |vm| vm.config.on_fault);
+    if policy == OnFault::StopVm
+        && let Some(vm) = vm
+    {
+        vm.end(Verdict::Crashed);
+    }
+    if (fault.storm || policy != OnFault::Report) && !is_stopped(fault.function) {
         STOPPED.lock().push(fault.function);
         if let Some(found) = pci::found()
             && let Some(info) = ::pci::find(&found.functions, fault.function)
         {
             ::pci::quiet(&found.space, info);
         }
-        log::error!("{owner}: {} is stopped: it was blocked too often", fault.function);
+        log::error!("{owner}: {} is stopped after what was blocked", fault.function);
     }
 }
 

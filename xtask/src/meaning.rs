@@ -284,6 +284,11 @@ fn switches(vm: &Vm) -> Vec<String> {
             "idle          alone on its CPU, the guest waits without exits",
         ),
         (vm.on_reset == config::OnReset::Restart, "on reset      the VM starts again"),
+        (
+            vm.on_fault == config::OnFault::StopDevice,
+            "on fault      a device of it that is blocked does no more DMA",
+        ),
+        (vm.on_fault == config::OnFault::StopVm, "on fault      the VM ends"),
         (test.exit_port, "test          a byte written to port 0xf4 ends the guest"),
         (test.save_restore, "test          vCPUs are saved and restored all the time"),
         (test.views, "test          a second view of the memory"),

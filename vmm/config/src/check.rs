@@ -167,6 +167,7 @@ fn check_vm(source: &Source, table: VmTable) -> Result<Vm, ConfigError> {
         unknown: table.unknown,
         idle: table.idle,
         on_reset: table.on_reset,
+        on_fault: table.on_fault,
         cpuid: table.cpuid.map(Spanned::into_inner).unwrap_or_default(),
         test: table.test,
     })
@@ -325,7 +326,7 @@ fn cmdline_problem(line: &str) -> Option<Problem> {
 
 /// The schema's key that is at most two edits away.
 fn nearest_key(key: &str) -> Option<&'static str> {
-    const KEYS: [&str; 44] = [
+    const KEYS: [&str; 45] = [
         "version",
         "hypervisor",
         "vm",
@@ -356,6 +357,7 @@ fn nearest_key(key: &str) -> Option<&'static str> {
         "msrs",
         "idle",
         "on-reset",
+        "on-fault",
         "cpuid",
         "mask",
         "physical-bits",

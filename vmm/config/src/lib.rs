@@ -177,6 +177,8 @@ pub struct Vm {
     pub idle: Idle,
     /// `on-reset`: what a reset by the guest does.
     pub on_reset: OnReset,
+    /// `on-fault`: what a blocked access of one of its devices does.
+    pub on_fault: OnFault,
     /// `[vm.cpuid]`: what the guest sees less of its CPU.
     pub cpuid: Cpuid,
     /// `[vm.test]`: switches for tests only.
@@ -291,6 +293,19 @@ pub enum OnReset {
     End,
     /// `"restart"`: the VM starts again from its files.
     Restart,
+}
+
+/// `vm.on-fault`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum OnFault {
+    /// `"report"`: it is told; only a device that does nothing else is stopped.
+    #[default]
+    Report,
+    /// `"stop-device"`: the device does no DMA any more until the VM starts anew.
+    StopDevice,
+    /// `"stop-vm"`: the VM ends.
+    StopVm,
 }
 
 /// `[vm.cpuid]`.

@@ -6,8 +6,8 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
-    Background, Console, Cpuid, Idle, Iommu, Loader, LogLevel, OnReset, RunMode, TestSwitches,
-    Unknown,
+    Background, Console, Cpuid, Idle, Iommu, Loader, LogLevel, OnFault, OnReset, RunMode,
+    TestSwitches, Unknown,
 };
 
 /// The whole file.
@@ -60,6 +60,8 @@ pub(crate) struct VmTable {
     pub(crate) idle: Idle,
     #[serde(default)]
     pub(crate) on_reset: OnReset,
+    #[serde(default)]
+    pub(crate) on_fault: OnFault,
     #[serde(default)]
     pub(crate) cpuid: Option<Spanned<Cpuid>>,
     #[serde(default)]

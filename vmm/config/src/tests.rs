@@ -224,7 +224,7 @@ fn unknown_key_is_refused_with_its_neighbour() {
     assert_eq!(
         with("memory =", "memry ="),
         "kerf.toml:8: vm.memry: unknown key `memry`, expected one of `name`, `vcpus`, `cpus`, `memory`, \
-         `loader`, `kernel`, `initrd`, `modules`, `cmdline`, `device`, `unknown`, `idle`, `on-reset`, `cpuid`, \
+         `loader`, `kernel`, `initrd`, `modules`, `cmdline`, `device`, `unknown`, `idle`, `on-reset`, `on-fault`, `cpuid`, \
          `test`; did you mean `memory`?"
     );
     assert_eq!(
@@ -458,5 +458,7 @@ fn a_survey_needs_no_vm() {
     let config = parse("kerf.toml", text).unwrap();
     assert_eq!(config.hypervisor.mode, RunMode::Survey);
     assert_eq!(config.hypervisor.iommu.mode, IommuMode::ScalableFirst);
+    let stops = with("memory =", "on-fault = \"stop\"\nmemory =");
+    assert!(stops.contains("vm.on-fault") && stops.contains("`stop-device`"), "{stops}");
     assert!(message(&text.replace("survey", "run")).contains("there is no VM"));
 }
