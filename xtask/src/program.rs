@@ -57,8 +57,39 @@ impl Program {
 
     /// A command that starts it on a leash.
     pub(crate) fn command(&self) -> Command {
-        let mut command = match &self.root {
-            None => process::leashed(&self.path),
+        let words = self.words(None);
+        let mut command = process::leashed(&words[0]);
+        command.args(&words[1..]).envs(self.environment.iter().cloned());
+        command
+    }
+
+    /// A command for `starter`, on a leash, which takes the words that start this program after its own `arguments`. They
+    /// put it on a leash of the starter's, and preload an object.
+    pub(crate) fn command_of(
+        &self,
+        starter: &Path,
+        arguments: &[&str],
+        preload: Option<&Path>,
+    ) -> Command {
+        let mut command = process::leashed(starter);
+        command
+            .args(arguments)
+            .args(["setpriv", "--pdeathsig", "KILL", "--"])
+            .args(self.words(preload))
+            .envs(self.environment.iter().cloned());
+        command
+    }
+
+    /// The words that start it.
+    fn words(&self, preload: Option<&Path>) -> Vec<OsString> {
+        let mut words: Vec<OsString> = Vec::new();
+        match &self.root {
+            // Not in our environment, which is the leash's, too.
+            None => words.extend(preload.iter().flat_map(|object| {
+                let mut variable = OsString::from("LD_PRELOAD=");
+                variable.push(object);
+                ["env".into(), variable]
+            })),
             Some(root) => {
                 let library = root.join("usr/lib/x86_64-linux-gnu");
                 let old = root.join("lib/x86_64-linux-gnu");
@@ -70,16 +101,14 @@ impl Program {
                     paths.push(path);
                     paths.push(":");
                 }
-                let mut command = process::leashed(loader.unwrap_or_else(|| library.join(name)));
-                command.arg("--library-path").arg(paths).arg(&self.path);
-                command
+                words.push(loader.unwrap_or_else(|| library.join(name)).into());
+                words.extend(["--library-path".into(), paths]);
+                words.extend(preload.iter().flat_map(|object| ["--preload".into(), object.into()]));
             }
-        };
-        command.args(&self.arguments);
-        for (name, value) in &self.environment {
-            command.env(name, value);
         }
-        command
+        words.push(self.path.clone().into());
+        words.extend(self.arguments.iter().cloned());
+        words
     }
 
     /// What it prints, on both its streams, when started with `arguments`.

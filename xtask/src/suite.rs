@@ -2,8 +2,9 @@
 //!
 //! Lane 0 has the QEMU bed; lane 1 has the host's tests, then the Bochs bed. [`host`] checks sources and command line,
 //! [`input`] boots what must not start, [`guests`] and [`linux`] run guests, [`several`] some at once, [`hostile`] those that
-//! mean harm, [`loaders`] some that start otherwise, [`devices`] some with the machine's own devices, [`disk`] one from a partitioned disk, [`leash`] kills xtask itself.
-//! [`mutants`] plants faults that these tests must catch.
+//! mean harm, [`loaders`] some that start otherwise, [`devices`] some with the machine's own devices, [`disk`] one from a
+//! partitioned disk, [`leash`] kills xtask itself. [`iommu`] has the driver alone on an emulator's unit. [`mutants`] plants
+//! faults that these tests must catch.
 
 mod devices;
 mod disk;
@@ -12,6 +13,7 @@ mod guests;
 mod host;
 pub(crate) mod hostile;
 mod input;
+mod iommu;
 mod kernel;
 mod leash;
 mod linux;
@@ -35,6 +37,7 @@ pub(crate) fn steps(full: bool) -> Vec<Step> {
     steps.extend(several::steps());
     steps.extend(kernel::steps());
     steps.extend(input::steps());
+    steps.extend(iommu::steps());
     steps.extend(leash::steps());
     if full {
         steps.extend(guests::full_steps());

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use bochs::host_vgabios;
 pub(crate) use judge::{Limits, judge};
+pub(crate) use qemu::program as qemu_program;
 pub(crate) use session::Session;
 pub(crate) use verdict::{Outcome, Verdict};
 

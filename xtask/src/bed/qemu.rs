@@ -24,18 +24,19 @@ pub(crate) struct Qemu {
 }
 
 impl Qemu {
-    /// The user's own, else the host's QEMU if it is new enough, else Debian's in a private root.
     pub(crate) fn prepare(cache: &Cache) -> Result<Self, String> {
-        let program = match Own::Qemu.path()? {
-            Some((path, by)) => {
-                let program = Program::host(path);
-                check(&program, &format!("correct it, or leave {by} out"))?;
-                program
-            }
-            None => host().map_or_else(|| private(cache), Ok)?,
-        };
-        Ok(Self { program, firmware: roots::ovmf(cache)? })
+        Ok(Self { program: program(cache)?, firmware: roots::ovmf(cache)? })
     }
+}
+
+/// The user's own QEMU, else the host's if it is new enough, else Debian's in a private root.
+pub(crate) fn program(cache: &Cache) -> Result<Program, String> {
+    let Some((path, by)) = Own::Qemu.path()? else {
+        return host().map_or_else(|| private(cache), Ok);
+    };
+    let program = Program::host(path);
+    check(&program, &format!("correct it, or leave {by} out"))?;
+    Ok(program)
 }
 
 /// The host's own QEMU if it is new enough.
