@@ -6,6 +6,8 @@
 #![cfg_attr(not(test), no_std)]
 #![forbid(unsafe_code)]
 
+extern crate alloc;
+
 mod ring;
 mod screen;
 #[cfg(test)]

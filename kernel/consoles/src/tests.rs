@@ -16,6 +16,8 @@ struct Model {
     gone_after: Cell<Option<usize>>,
     divisor: Cell<Option<u8>>,
     control: Cell<u8>,
+    /// What was written to the interrupt enable register.
+    interrupts: RefCell<Vec<u8>>,
 }
 
 impl Model {
@@ -44,6 +46,7 @@ impl Registers for &Model {
         match register {
             0 if self.control.get() & 0x80 != 0 => self.divisor.set(Some(value)),
             0 => self.sent.borrow_mut().push(value),
+            1 => self.interrupts.borrow_mut().push(value),
             3 => self.control.set(value),
             7 => self.scratch.set(value),
             _ => {}
@@ -92,6 +95,44 @@ fn a_stuck_transmitter_is_waited_for_once_and_used_again_when_it_moves() {
 }
 
 #[test]
+fn with_interrupts_nobody_waits_and_each_moves_a_fifo_of_what_does() {
+    let model = Model::default();
+    let mut uart = working(&model);
+    uart.use_interrupts();
+    model.stuck.set(true);
+    let text: Vec<u8> = (0..40).collect();
+    let polls = model.polls.get();
+    assert_eq!(uart.send(&text), Ok(()));
+    assert_eq!((model.polls.get() - polls, model.interrupts.borrow().last()), (1, Some(&3)));
+    assert!(model.sent.borrow().is_empty());
+    model.stuck.set(false);
+    uart.serve(10, |_| ());
+    assert_eq!(*model.sent.borrow(), text, "the model is always empty");
+    let written = model.interrupts.borrow();
+    assert_eq!(
+        written[written.len() - 3..],
+        [1, 0, 1],
+        "nothing waits; an edge for what came meanwhile"
+    );
+}
+
+#[test]
+fn a_full_queue_waits_for_room_and_last_words_for_all_of_it() {
+    let model = Model::default();
+    let mut uart = working(&model);
+    uart.use_interrupts();
+    model.stuck.set(true);
+    let text: Vec<u8> = (0..17 << 10).map(|n| n as u8).collect();
+    assert_eq!(uart.send(&text), Ok(()), "more than it holds is lost");
+    model.stuck.set(false);
+    uart.drain();
+    assert_eq!(*model.sent.borrow(), text[..16 << 10]);
+    assert_eq!(uart.send(b"last"), Ok(()));
+    assert!(model.sent.borrow().ends_with(b"last"));
+    assert_eq!(model.interrupts.borrow().last(), Some(&0));
+}
+
+#[test]
 fn a_uart_that_disappears_is_told_at_once() {
     let model = Model::default();
     let mut uart = working(&model);
@@ -101,7 +142,7 @@ fn a_uart_that_disappears_is_told_at_once() {
     let polls = model.polls.get();
     uart.drain();
     let mut got = Vec::new();
-    uart.receive(10, |byte| got.push(byte));
+    uart.serve(10, |byte| got.push(byte));
     assert!(got.is_empty() && model.polls.get() == polls);
 }
 
@@ -111,7 +152,7 @@ fn no_more_is_received_than_there_is_room_for() {
     let mut uart = working(&model);
     model.received.replace(vec![3, 2, 1]);
     let mut got = Vec::new();
-    uart.receive(2, |byte| got.push(byte));
+    uart.serve(2, |byte| got.push(byte));
     assert_eq!(got, [1, 2]);
 }
 

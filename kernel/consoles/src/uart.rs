@@ -1,9 +1,16 @@
 //! The 16550 UART (PC16550D datasheet, 8).
+//!
+//! At 115,200 baud a byte takes 87 µs. So once interrupts come ([`Uart::use_interrupts`]) what is sent waits in a queue, of
+//! which each interrupt moves a FIFO's worth; before that, and for last words, sending waits for the transmitter.
+
+use alloc::collections::VecDeque;
 
 /// Polls before a byte is given up: more than a FIFO needs at 9,600 baud, where a poll takes about a microsecond.
 const SEND_POLLS: u32 = 100_000;
 /// Bytes that the transmit FIFO takes at once.
 const FIFO_BYTES: usize = 16;
+/// Bytes that wait for the transmitter at most: over a second's.
+const QUEUE_BYTES: usize = 16 << 10;
 
 // Registers by their offset.
 const DATA: u8 = 0;
@@ -18,6 +25,9 @@ const LINE_STATUS: u8 = 5;
 const MODEM_STATUS: u8 = 6;
 const SCRATCH: u8 = 7;
 
+/// Interrupts: a byte was received; the transmitter's FIFO is empty.
+const ON_RECEIVED: u8 = 1 << 0;
+const ON_EMPTY: u8 = 1 << 1;
 /// Line status: a byte was received.
 const DATA_READY: u8 = 1 << 0;
 /// Line status: the FIFO takes bytes.
@@ -57,6 +67,10 @@ pub struct Uart<R> {
     fifo_bytes: usize,
     /// It did not take a byte in time: until it does, nothing waits for it.
     stuck: bool,
+    /// What waits for the transmitter.
+    queue: VecDeque<u8>,
+    /// The interrupts that are enabled; none before [`Uart::use_interrupts`].
+    interrupts: u8,
 }
 
 impl<R: Registers> Uart<R> {
@@ -67,7 +81,13 @@ impl<R: Registers> Uart<R> {
             registers.read(SCRATCH) == value
         };
         let mut uart = match holds(0x5a) && holds(0xa5) {
-            true => Self { registers, fifo_bytes: 1, stuck: false },
+            true => Self {
+                registers,
+                fifo_bytes: 1,
+                stuck: false,
+                queue: VecDeque::new(),
+                interrupts: 0,
+            },
             false => return None,
         };
         uart.wait(TRANSMITTER_EMPTY).ok()?;
@@ -101,6 +121,46 @@ impl<R: Registers> Uart<R> {
     /// # Errors
     /// [`Lost`] where it has gone: nothing is sent any more.
     pub fn send(&mut self, bytes: &[u8]) -> Result<(), Lost> {
+        if self.interrupts == 0 {
+            return self.send_now(bytes);
+        }
+        for &byte in bytes {
+            if self.queue.len() >= QUEUE_BYTES {
+                self.stuck = !self.wait(HOLDING_EMPTY)?;
+                if self.stuck {
+                    break;
+                }
+                self.fill();
+            }
+            self.queue.push_back(byte);
+        }
+        self.pump()
+    }
+
+    /// Moves what the transmitter takes without a wait, and has it tell when it takes more.
+    fn pump(&mut self) -> Result<(), Lost> {
+        while !self.queue.is_empty() {
+            match self.registers.read(LINE_STATUS) {
+                ABSENT => return Err(Lost),
+                status if status & HOLDING_EMPTY == 0 => break,
+                _ => self.fill(),
+            }
+        }
+        let wanted = if self.queue.is_empty() { ON_RECEIVED } else { ON_RECEIVED | ON_EMPTY };
+        if wanted != self.interrupts {
+            self.interrupts = wanted;
+            self.registers.write(INTERRUPT_ENABLE, wanted);
+        }
+        Ok(())
+    }
+
+    /// Puts a FIFO's worth of what waits into the transmitter, which is empty.
+    fn fill(&mut self) {
+        let count = self.fifo_bytes.min(self.queue.len());
+        self.queue.drain(..count).for_each(|byte| self.registers.write(DATA, byte));
+    }
+
+    fn send_now(&mut self, bytes: &[u8]) -> Result<(), Lost> {
         for part in bytes.chunks(self.fifo_bytes) {
             self.stuck = !self.wait(HOLDING_EMPTY)?;
             if self.stuck {
@@ -111,29 +171,48 @@ impl<R: Registers> Uart<R> {
         Ok(())
     }
 
-    /// Waits until the last bit has left, but not forever.
+    /// Waits until the last bit has left, but not forever. From now on sending waits, as before
+    /// [`Uart::use_interrupts`].
     pub fn drain(&mut self) {
-        // What never leaves is lost.
+        if self.interrupts != 0 {
+            self.interrupts = 0;
+            self.registers.write(INTERRUPT_ENABLE, 0);
+        }
+        while !self.queue.is_empty() && self.wait(HOLDING_EMPTY) == Ok(true) {
+            self.fill();
+        }
+        // What never leaves is lost. No memory is freed: these may be a panic's last words.
+        self.queue.clear();
         let _ = self.wait(TRANSMITTER_EMPTY);
     }
 
-    /// Asks for an interrupt whenever a byte was received.
-    pub fn interrupt_on_receive(&mut self) {
-        self.registers.write(INTERRUPT_ENABLE, 1);
+    /// Interrupts come from now on, and [`Uart::serve`] is called at each: when a byte was received, and when the transmitter
+    /// is empty and more waits for it.
+    pub fn use_interrupts(&mut self) {
+        self.queue.reserve_exact(QUEUE_BYTES);
+        self.interrupts = ON_RECEIVED;
+        self.registers.write(INTERRUPT_ENABLE, ON_RECEIVED);
     }
 
-    /// Takes what was received, at most `limit` bytes. Where more is left, the interrupt is raised anew: the line would
-    /// show no edge otherwise, and whoever types as fast as this is read would hold up everything else.
-    pub fn receive(&mut self, limit: usize, mut take: impl FnMut(u8)) {
+    /// Takes what was received, at most `limit` bytes, and sends of what waits. Whatever is left, or comes meanwhile, raises
+    /// the interrupt anew: the line would show no edge otherwise, and whoever types as fast as this is read would hold
+    /// up everything else.
+    pub fn serve(&mut self, limit: usize, mut take: impl FnMut(u8)) {
         for _ in 0..limit {
             let status = self.registers.read(LINE_STATUS);
-            if status & DATA_READY == 0 || status == ABSENT {
+            if status == ABSENT {
                 return;
+            }
+            if status & DATA_READY == 0 {
+                break;
             }
             take(self.registers.read(DATA));
         }
-        self.registers.write(INTERRUPT_ENABLE, 0);
-        self.registers.write(INTERRUPT_ENABLE, 1);
+        // The next one who sends will be told that it has gone.
+        if self.interrupts != 0 && self.pump().is_ok() {
+            self.registers.write(INTERRUPT_ENABLE, 0);
+            self.registers.write(INTERRUPT_ENABLE, self.interrupts);
+        }
     }
 
     /// Polls until the bit is set in the line status; false where it is not in time.

@@ -154,24 +154,29 @@ pub(crate) fn history() -> Vec<u8> {
     HISTORY.lock().bytes().collect()
 }
 
-/// Lets received bytes raise the UART's interrupt.
-pub(crate) fn enable_receive() {
-    CONSOLE.lock().uarts.iter_mut().flatten().for_each(Uart::interrupt_on_receive);
+/// Lets those UARTs raise interrupts whose interrupts arrive.
+pub(crate) fn use_interrupts(arrive: [bool; 2]) {
+    let mut console = CONSOLE.lock();
+    let uarts = console.uarts.iter_mut().zip(arrive);
+    uarts
+        .filter(|(_, arrive)| *arrive)
+        .filter_map(|(uart, _)| uart.as_mut())
+        .for_each(Uart::use_interrupts);
 }
 
-/// The UART's interrupt: takes what was received. Bytes that no one reads for long are dropped, as a UART does. Whoever
-/// was interrupted holds none of the locks: see [`crate::irq`].
-pub(crate) fn receive() {
+/// The UART's interrupt: takes what was received, and sends more. Bytes that no one reads for long are dropped, as a UART
+/// does. Whoever was interrupted holds none of the locks: see [`crate::irq`].
+pub(crate) fn serve() {
     let mut console = CONSOLE.lock();
     let mut typed = TYPED.lock();
     for uart in console.uarts.iter_mut().flatten() {
-        uart.receive(TYPED_BYTES, |byte| {
+        uart.serve(TYPED_BYTES, |byte| {
             typed.try_push(byte);
         });
     }
 }
 
-/// Waits until everything is on the wire, within bounds.
+/// Waits until everything is on the wire, within bounds, and does so for whatever is written afterwards.
 pub(crate) fn drain() {
     CONSOLE.lock().uarts.iter_mut().flatten().for_each(Uart::drain);
 }
@@ -192,6 +197,7 @@ pub(crate) fn emergency() {
     if HISTORY.is_locked() {
         start::break_lock(&HISTORY);
     }
+    drain();
     if failures == 1 {
         say(format_args!("PANIC"));
         power::stop(power::Verdict::Panic);

@@ -65,7 +65,7 @@ pub(crate) fn dispatch(vector: u8) {
             start::current().note_timer();
             panic::tick();
         }
-        UART => console::receive(),
+        UART => console::serve(),
         // That it came is all: the loop looks for what is new.
         KICK => {}
         FAULT => iommu::note_fault(),
@@ -100,12 +100,14 @@ pub(crate) fn connect(machine: &Machine) {
     let boot = start::current().apic_id();
     let mut io_apics = IoApics::init(machine);
     let lines = [Some(machine.isa(COM1_IRQ)), machine.serial.and_then(|port| port.interrupt)];
-    for (is_there, line) in console::has_uarts().into_iter().zip(lines) {
-        if is_there && !line.is_some_and(|line| io_apics.route(line, UART, boot)) {
+    let mut arrive = console::has_uarts();
+    for (arrives, line) in arrive.iter_mut().zip(lines) {
+        if *arrives && !line.is_some_and(|line| io_apics.route(line, UART, boot)) {
             log::warn!("a serial port has no interrupt: what is typed there will not be seen");
+            *arrives = false;
         }
     }
-    console::enable_receive();
+    console::use_interrupts(arrive);
 }
 
 /// Whether CPUs are told apart by 32-bit IDs.

@@ -42,7 +42,7 @@ static uint8_t *candidate(const void *function)
 }
 
 static bool in_guest;
-static uint64_t guest, entries, now[KINDS], at_first[KINDS], at_exit[KINDS];
+static uint64_t guest, entries, now[KINDS], at_first[KINDS], at_exit[KINDS], at_last;
 static unsigned reason;
 
 enum { REASONS = 80 };
@@ -51,6 +51,7 @@ static struct { uint64_t count, least, sum[KINDS]; } exits[REASONS];
 static void enter(void)
 {
     in_guest = true;
+    at_last = now[KERF];
     if (entries++ == 0) {
         memcpy(at_first, now, sizeof at_first);
         return;
@@ -110,7 +111,7 @@ static void report(void)
         return;
     // How much of what came before the first entry was the firmware's is not known here.
     fprintf(out, "all entries=%llu before=0 kerf=%llu guest=%llu\n", (unsigned long long)entries,
-            (unsigned long long)(now[KERF] - at_first[KERF]), (unsigned long long)guest);
+            (unsigned long long)(at_last - at_first[KERF]), (unsigned long long)guest);
     for (int i = 0; i < REASONS; i++) {
         if (!exits[i].count)
             continue;
