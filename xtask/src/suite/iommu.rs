@@ -10,19 +10,14 @@ use crate::{artefacts, process};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
+/// The step with a device of our own.
+pub(super) const PASIDS: &str =
+    "the IOMMU driver keeps the PASIDs of a device apart by the emulator's unit";
+
 pub(super) fn steps() -> Vec<Step> {
-    vec![
-        on_bed(
-            BedKind::Qemu,
-            "the IOMMU driver holds a device by the emulator's unit",
-            |context| drive(context, "edu", None),
-        ),
-        on_bed(
-            BedKind::Qemu,
-            "the IOMMU driver keeps the PASIDs of a device apart by the emulator's unit",
-            |context| drive(context, "siov", Some(&artefacts::build_device(&context.root)?)),
-        ),
-    ]
+    vec![on_bed(BedKind::Qemu, PASIDS, |context| {
+        drive(context, "siov", Some(&artefacts::build_device(&context.root)?))
+    })]
 }
 
 /// In all modes of the unit with the device `what`.

@@ -10,6 +10,7 @@ use crate::bed::BedKind;
 use crate::explain::Explain as _;
 use crate::process;
 use crate::step::{Context, Step};
+use crate::suite::iommu::PASIDS;
 use crate::suite::require;
 
 /// A copy that is built from nothing takes a while.
@@ -40,7 +41,7 @@ const fn host(package: &'static str, test: &'static str) -> Catcher {
     Catcher::Host { package, test }
 }
 
-const MUTANTS: [Mutant; 12] = [
+const MUTANTS: [Mutant; 14] = [
     Mutant {
         name: "EPT: stores and fetches swapped",
         file: "kernel/paging/src/format/ept.rs",
@@ -130,6 +131,20 @@ const MUTANTS: [Mutant; 12] = [
             step: "hostile guests harm only themselves",
             bed: BedKind::Qemu,
         },
+    },
+    Mutant {
+        name: "IOMMU: a PASID's translations kept when it is taken away",
+        file: "iommu/src/functions.rs",
+        from: "if self.limits.stage == Stage::First || held.nested {",
+        to: "if self.limits.stage == Stage::First && held.nested {",
+        catcher: Catcher::System { step: PASIDS, bed: BedKind::Qemu },
+    },
+    Mutant {
+        name: "IOMMU: interrupt entries for any source",
+        file: "iommu/spec/src/interrupt.rs",
+        from: "self.with_svt(svt::SOURCE)",
+        to: "self.with_svt(0)",
+        catcher: Catcher::System { step: PASIDS, bed: BedKind::Qemu },
     },
 ];
 
