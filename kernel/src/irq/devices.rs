@@ -10,8 +10,8 @@ use x86_spec::apic::DeliveryMode;
 
 use crate::{sched, start};
 
-/// Vectors of devices: above Kerf's own, below the spurious one's priority.
-pub(super) const FIRST: u8 = 0x50;
+/// Vectors of devices: above the 8259s', below Kerf's own.
+pub(super) const FIRST: u8 = 0x30;
 pub(super) const LAST: u8 = 0xef;
 const COUNT: usize = (LAST - FIRST) as usize + 1;
 

@@ -29,14 +29,14 @@ pub(crate) use calibrate::Rates;
 pub(crate) use devices::DeviceVector;
 pub(crate) use timer::Timer;
 
-/// The local timer.
-const TIMER: u8 = 0x40;
+/// The local timer. Kerf's own vectors have the highest priority: a device that interrupts without end holds none back.
+const TIMER: u8 = 0xf0;
 /// The serial ports.
-const UART: u8 = 0x41;
+const UART: u8 = 0xf1;
 /// Another CPU has news.
-const KICK: u8 = 0x42;
+const KICK: u8 = 0xf2;
 /// An IOMMU has recorded a fault.
-const FAULT: u8 = 0x43;
+const FAULT: u8 = 0xf3;
 /// What the local APIC delivers when it changed its mind. Its low four bits are set, as old APICs demand.
 const SPURIOUS: u8 = 0xff;
 /// Where the 8259s' vectors are put, though all of their lines are masked: a spurious one still comes.

@@ -1,225 +1,28 @@
-//! Functions of the machine that guests have to themselves: who may have which ([`admit`]), and one in a guest's hands
-//! ([`Assigned`]).
-//!
-//! What a VM's functions reach by DMA is one [`Space`], which holds its RAM at the guest's own addresses. It lives until
-//! the IOMMU has said that nothing uses it any more; only then is the RAM given up.
+//! One function in a guest's hands.
 
-use alloc::boxed::Box;
-use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use ::iommu::{Attach, AttachError, Attachment, Pending, Source as Sender, SpaceId, Target};
-use ::pci::spec::{self, capability, extended};
-use ::pci::{BarKind, ConfigAccess, FunctionInfo, HeaderKind, Reset, ResetError, Resetting};
-use config::{Config, ConfigError, Device, Problem};
-use hw::{Clock, Deadline, Function, Gpa, Hpa, Iova, PAGE_SIZE, RegisterBus, Width};
-use paging::Rights;
-use vmm::pci::{BarShape, Capability, Endpoint, Shape, Slot, Source};
+use ::iommu::{Attach, AttachError, Attachment, Pending, Source as Sender, Target};
+use ::pci::{ConfigAccess, FunctionInfo, Reset, Resetting, spec};
+use hw::{Clock, Function, Gpa, Hpa, PAGE_SIZE, RegisterBus, Width};
+use vmm::pci::{Endpoint, Shape, Slot, Source};
 
+use super::{AssignError, Space, retire, shape};
 use crate::irq::{self, DeviceVector};
-use crate::mem::GuestRam;
-use crate::pci::{self, Found};
+use crate::pci::Found;
 use crate::platform::Mmio;
 use crate::stages::Stages;
 use crate::vm::Vm;
 use crate::{iommu, sched};
 
-/// How long a teardown may take; the driver gives a unit up before that.
-const TEARDOWN_NS: u64 = 2_000_000_000;
-
-/// Why a VM cannot have a function.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Refused {
-    /// No function is like that, or no other one.
-    Absent(Device),
-    /// It leads to others, or is the machine's own.
-    Bridge(Function),
-    /// No IOMMU holds it back.
-    Unheld(Function),
-    /// A BAR of it has no address, or one at which something else is.
-    Bar(Function, u8),
-    /// It cannot be separated from a function of this VM; why.
-    Group(Function, Function, String, String),
-}
-
-impl fmt::Display for Refused {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Absent(device) => write!(f, "{device} is not there, or another VM has it"),
-            Self::Bridge(function) => write!(f, "{function} is a bridge; name a device below it"),
-            Self::Unheld(function) => write!(
-                f,
-                "no IOMMU stands before {function}, so it could reach all memory; turn VT-d on in the firmware's setup"
-            ),
-            Self::Bar(function, bar) => write!(
-                f,
-                "BAR {bar} of {function} has no address of its own; let the firmware assign it one"
-            ),
-            Self::Group(function, other, owner, why) => write!(
-                f,
-                "{function} cannot be separated from {other}, which is VM {owner:?}'s ({why}); give both to one VM"
-            ),
-        }
-    }
-}
-
-/// The functions of each VM, or why it cannot have them beside those before it.
-pub(crate) fn admit(config: &Config) -> Vec<Result<Vec<&'static FunctionInfo>, ConfigError>> {
-    let mut taken: Vec<(Function, usize)> = Vec::new();
-    let vms = config.vms.iter().enumerate();
-    vms.map(|(vm, table)| {
-        let before = taken.len();
-        let choose = |device: &Device| {
-            let info = choose(device, vm, &taken, config)?;
-            taken.push((info.function, vm));
-            Ok(info)
-        };
-        let chosen: Result<_, Refused> = table.devices.iter().map(choose).collect();
-        chosen.map_err(|why| {
-            taken.truncate(before);
-            config.wrong(vm, "device", Problem::Device(alloc::format!("{why}")))
-        })
-    })
-    .collect()
-}
-
-fn choose(
-    device: &Device,
-    vm: usize,
-    taken: &[(Function, usize)],
-    config: &Config,
-) -> Result<&'static FunctionInfo, Refused> {
-    let absent = Refused::Absent(*device);
-    let found = pci::found().ok_or(absent.clone())?;
-    let is_it = |info: &&FunctionInfo| match *device {
-        Device::Function(function) => info.function == function,
-        Device::Like { vendor, device, class } => {
-            vendor.is_none_or(|vendor| vendor == info.vendor)
-                && device.is_none_or(|device| device == info.device)
-                && class.is_none_or(|class| class == info.class)
-        }
-    };
-    let is_free = |info: &&FunctionInfo| taken.iter().all(|(other, _)| *other != info.function);
-    let info = found.functions.iter().filter(is_it).find(is_free).ok_or(absent)?;
-    let function = info.function;
-    if info.header != HeaderKind::Endpoint || info.class >> 16 == 0x06 {
-        return Err(Refused::Bridge(function));
-    }
-    if !iommu::with(|driver| driver.covers(function)).unwrap_or(false) {
-        return Err(Refused::Unheld(function));
-    }
-    if let Some(bar) = found.misplaced(info) {
-        return Err(Refused::Bar(function, bar));
-    }
-    let group = found.groups.iter().find(|group| group.functions.contains(&function));
-    let others = group.into_iter().flat_map(|group| {
-        let with =
-            taken.iter().filter(|(other, owner)| *owner != vm && group.functions.contains(other));
-        with.map(move |taken| (group, taken))
-    });
-    match others.into_iter().next() {
-        None => Ok(info),
-        Some((group, &(other, owner))) => {
-            let owner = config.vms.get(owner).map(|vm| vm.name.clone()).unwrap_or_default();
-            let why = group.ties.first().map(|tie| alloc::format!("{tie}")).unwrap_or_default();
-            Err(Refused::Group(function, other, owner, why))
-        }
-    }
-}
-
-/// Why functions could not be given to a VM that is to start.
-#[derive(Debug)]
-pub(crate) enum AssignError {
-    /// The space that they are to reach cannot be made.
-    Space(::iommu::MapError),
-    /// One cannot be attached to it.
-    Attach(AttachError),
-    /// One does not come out of its reset.
-    Reset(Function, ResetError),
-    /// Their BARs do not fit the guest.
-    Plan(vmm::pci::PlanError),
-}
-
-impl fmt::Display for AssignError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Space(why) => write!(f, "the memory of its devices cannot be mapped: {why:x?}"),
-            Self::Attach(why) => write!(f, "a device cannot be attached: {why:x?}"),
-            Self::Reset(function, why) => write!(f, "{function} cannot be reset: {why:?}"),
-            Self::Plan(why) => write!(f, "its devices do not fit its addresses: {why:?}"),
-        }
-    }
-}
-
-/// Gives a VM's functions to its new life.
-///
-/// # Errors
-/// [`AssignError`]; none is given then.
-pub(crate) fn assign(
-    vm: &Vm,
-    ram: &Arc<GuestRam>,
-    stages: &Arc<dyn Stages>,
-) -> Result<Vec<Box<dyn Endpoint>>, AssignError> {
-    let Some(found) = pci::found().filter(|_| !vm.functions.is_empty()) else {
-        return Ok(Vec::new());
-    };
-    let space = Arc::new(Space::new(Arc::clone(ram))?);
-    let mut endpoints: Vec<Box<dyn Endpoint>> = Vec::new();
-    for info in &vm.functions {
-        let assigned = Assigned::new(found, info, vm, Arc::clone(&space), Arc::clone(stages))?;
-        endpoints.push(Box::new(assigned));
-    }
-    Ok(endpoints)
-}
-
-/// Waits until the IOMMU has forgotten what was taken away; false where it never says so.
-fn retire(pending: Pending) -> bool {
-    let deadline = Deadline::after_ns(&irq::clock(), TEARDOWN_NS);
-    let retired = iommu::with(|driver| pending.wait(driver, deadline).is_ok());
-    retired.unwrap_or(false)
-}
-
-/// What the functions of a VM reach by DMA: its RAM.
-#[derive(Debug)]
-struct Space {
-    id: SpaceId,
-    ram: Option<Arc<GuestRam>>,
-}
-
-impl Space {
-    fn new(ram: Arc<GuestRam>) -> Result<Self, AssignError> {
-        let id = iommu::with(|driver| driver.create_space());
-        let id = id.unwrap_or(Err(::iommu::MapError::NoSpace)).map_err(AssignError::Space)?;
-        let space = Self { id, ram: Some(ram) };
-        let mapped = space.ram.as_deref().map_or(Ok(()), |ram| {
-            iommu::with(|driver| {
-                ram.pieces().try_for_each(|(gpa, hpa, bytes)| {
-                    driver.map(id, Iova::new(gpa.raw()), hpa, bytes, Rights::RW)
-                })
-            })
-            .unwrap_or(Ok(()))
-        });
-        mapped.map_err(AssignError::Space)?;
-        Ok(space)
-    }
-}
-
-impl Drop for Space {
-    fn drop(&mut self) {
-        let destroyed = iommu::with(|driver| driver.destroy_space(self.id).ok()).flatten();
-        if !destroyed.is_some_and(retire) {
-            log::error!("the IOMMU may still lead to a VM's memory; it is not used again");
-            core::mem::forget(self.ram.take());
-        }
-    }
-}
-
+/// Changes of a function's interrupts that the IOMMU may owe an answer to before it is given no more.
+const MOST_LEAVING: usize = 64;
 /// A function in a guest's hands. Dropped, it is silent, reset, and reaches nothing; no memory that it could reach is free
 /// before.
 #[derive(Debug)]
-struct Assigned {
+pub(super) struct Assigned {
     found: &'static Found,
     info: &'static FunctionInfo,
     shape: Shape,
@@ -249,7 +52,7 @@ struct Wire {
 }
 
 impl Assigned {
-    fn new(
+    pub(super) fn new(
         found: &'static Found,
         info: &'static FunctionInfo,
         vm: &Vm,
@@ -265,12 +68,12 @@ impl Assigned {
         let mut new = Self {
             found,
             info,
-            shape: shape(found, info),
+            shape: shape::of(found, info),
             vm: vm.index,
             cpus: vm.cpus.clone(),
             bars: found.bars(info),
             placed: [None; 6],
-            sender: sender(found, info),
+            sender: shape::sender(found, info),
             wires: (0..sources).map(|_| None).collect(),
             leaving: Vec::new(),
             attachments: Vec::new(),
@@ -384,6 +187,9 @@ impl Assigned {
     /// Has an interrupt come as the guest wants it; leaves it masked. `None` where there is no way.
     fn wire(&mut self, index: u16, to: &vmm::pci::Route) -> Option<()> {
         let cpu = *self.cpus.get(to.vcpu as usize)?;
+        if self.leaving.len() >= MOST_LEAVING {
+            return None;
+        }
         let place = self.wires.get_mut(usize::from(index))?;
         if let Some(wire) = place.as_ref().filter(|wire| wire.vector.cpu == cpu) {
             wire.vector.aim(self.vm, &to.message);
@@ -553,67 +359,5 @@ impl Drop for Assigned {
                 core::mem::forget((vector, Arc::clone(&self.space)));
             }
         }
-    }
-}
-
-/// Who sends a function's interrupts.
-fn sender(found: &Found, info: &FunctionInfo) -> Sender {
-    match ::pci::sender(&found.functions, info) {
-        ::pci::Sender::Function(function) => Sender::Function(function),
-        ::pci::Sender::Buses { bridge, first, last } => Sender::Buses { bridge, first, last },
-    }
-}
-
-/// What a guest may see of a function.
-fn shape(found: &Found, info: &FunctionInfo) -> Shape {
-    let bytes = |from: u16, count: u16| {
-        let read = |at| found.space.read(info.function, at, Width::W1) as u8;
-        (from..from.saturating_add(count)).map(read).collect::<Vec<u8>>()
-    };
-    let capability = |found: &::pci::Capability| {
-        Some(Capability { offset: found.offset, bytes: bytes(found.offset, found.bytes?) })
-    };
-    // What concerns the function alone, and does nothing of itself.
-    let shown = [
-        capability::POWER,
-        capability::MSI,
-        capability::VENDOR_SPECIFIC,
-        capability::EXPRESS,
-        capability::MSIX,
-    ];
-    let is_shown = |found: &&::pci::Capability| shown.iter().any(|id| u16::from(*id) == found.id);
-    let mut capabilities: Vec<Capability> =
-        info.caps.iter().filter(is_shown).filter_map(capability).collect();
-    // One vector, as that is all that one entry is made for.
-    if let Some(msi) = info.msi
-        && let Some(shown) = capabilities.iter_mut().find(|shown| shown.offset == msi.offset)
-        && let Some(control) = shown.bytes.get_mut(usize::from(capability::msi::CONTROL))
-    {
-        *control &= !((capability::msi::LOG2 << capability::msi::CAPABLE_SHIFT) as u8);
-    }
-    // One kind of interrupts is enough.
-    if let Some(msi) = info.msi.filter(|_| info.msix.is_some()) {
-        capabilities.retain(|shown| shown.offset != msi.offset);
-    }
-    let is_shown = |found: &&::pci::Capability| {
-        [extended::VENDOR_SPECIFIC, extended::DVSEC].contains(&found.id)
-    };
-    let bar = |bar: &::pci::Bar| BarShape {
-        bytes: bar.bytes,
-        is_64bit: bar.kind == BarKind::Memory64,
-        prefetchable: bar.prefetchable,
-    };
-    Shape {
-        vendor: info.vendor,
-        device: info.device,
-        subsystem_vendor: info.subsystem.0,
-        subsystem: info.subsystem.1,
-        class: info.class,
-        revision: info.revision,
-        bars: info.bars.map(|found| found.as_ref().filter(|bar| bar.kind != BarKind::Io).map(bar)),
-        rom_bytes: 0,
-        capabilities,
-        extended: info.extended.iter().filter(is_shown).filter_map(capability).collect(),
-        through: Vec::new(),
     }
 }
