@@ -14,7 +14,7 @@ const INIT: &[u8] = include_bytes!("initrd/init.sh");
 const FOLDERS: [&str; 7] = ["dev", "proc", "sys", "tmp", "root", "bin", "etc"];
 
 /// Names by which `init.sh` calls busybox before it may install the rest of them.
-const APPLETS: [&str; 24] = [
+const APPLETS: [&str; 29] = [
     "awk",
     "cat",
     "cttyhack",
@@ -25,9 +25,13 @@ const APPLETS: [&str; 24] = [
     "head",
     "hostname",
     "insmod",
+    "ip",
     "ls",
     "md5sum",
     "mount",
+    "nc",
+    "nproc",
+    "ping",
     "poweroff",
     "rm",
     "sed",
@@ -35,6 +39,7 @@ const APPLETS: [&str; 24] = [
     "sh",
     "sha256sum",
     "sleep",
+    "taskset",
     "test",
     "usleep",
     "wc",
@@ -51,8 +56,8 @@ pub(crate) const CHARACTER_DEVICE: u32 = 0o020_600;
 /// The archive, uncompressed: unpacking would cost an emulated guest more than reading.
 ///
 /// `busybox` must be a static x86-64 executable. A `nonce` becomes the file `/nonce`, whose SHA-256 the guest prints as
-/// `KERF-NONCE hash` once its checks have passed. Drivers among the `modules`, compressed by xz, are loaded in their order,
-/// and what they drive is checked.
+/// `KERF-NONCE hash` once its checks have passed. Of the `modules`, compressed by xz, it loads those that it
+/// finds devices for, and checks these.
 ///
 /// # Errors
 /// Names the file that cannot be read or is no such executable.
@@ -87,9 +92,9 @@ pub(crate) fn build(
     if !modules.is_empty() {
         archive.add("modules", FOLDER, (0, 0), &[]);
     }
-    for (number, module) in modules.iter().enumerate() {
+    for module in modules {
         let name = module.file_name().unwrap_or_default().to_string_lossy();
-        archive.add(&format!("modules/{number:02}-{name}"), PLAIN, (0, 0), &read(module)?);
+        archive.add(&format!("modules/{name}"), PLAIN, (0, 0), &read(module)?);
     }
     Ok(archive.finish())
 }

@@ -61,33 +61,31 @@ const BOCHS_OVMF: Root = Root {
     take: Take::Only { names: &["ovmf"], members: &["./usr/share/ovmf/OVMF.fd"] },
 };
 const LINUX: Root = Root {
-    name: "linux",
+    name: "linux-6.12",
     what: "the guest's Linux 6.12 and busybox",
     suite: "bookworm-backports",
     packages: &["linux-image-amd64", "busybox-static"],
     take: Take::Only {
         names: &["linux-image-6.12", "busybox-static"],
-        members: &["./boot/vmlinuz-*", "./bin/busybox", "./usr/bin/busybox"],
-    },
-};
-
-/// The same Linux with modules: another root, because they load only into the kernel that they were built with.
-const LINUX_MODULES: Root = Root {
-    name: "linux-modules",
-    what: "Linux 6.12 with modules",
-    suite: "bookworm-backports",
-    packages: &["linux-image-amd64"],
-    take: Take::Only {
-        names: &["linux-image-6.12"],
         members: &[
             "./boot/vmlinuz-*",
+            "./bin/busybox",
+            "./usr/bin/busybox",
             "./lib/modules/*/arch/x86/kvm/kvm*",
+            "./lib/modules/*/drivers/block/virtio_blk.ko*",
             "./lib/modules/*/drivers/crypto/ccp/ccp.ko*",
-            "./lib/modules/*/virt/lib/irqbypass*",
+            "./lib/modules/*/drivers/dca/*",
+            "./lib/modules/*/drivers/i2c/algos/i2c-algo-bit.ko*",
+            "./lib/modules/*/drivers/net/ethernet/intel/igb/*",
+            "./lib/modules/*/drivers/net/net_failover.ko*",
+            "./lib/modules/*/drivers/net/virtio_net.ko*",
             "./lib/modules/*/drivers/nvme/*",
+            "./lib/modules/*/net/core/failover.ko*",
+            "./lib/modules/*/virt/lib/irqbypass*",
         ],
     },
 };
+
 /// KVM's modules in an order in which each finds what it needs.
 const KVM_MODULES: [&str; 5] = [
     "virt/lib/irqbypass",
@@ -97,16 +95,26 @@ const KVM_MODULES: [&str; 5] = [
     "arch/x86/kvm/kvm-intel",
 ];
 
-/// The driver of NVMe controllers, likewise.
-const NVME_MODULES: [&str; 3] =
-    ["drivers/nvme/common/nvme-auth", "drivers/nvme/host/nvme-core", "drivers/nvme/host/nvme"];
+/// Drivers of devices that a guest can be given; its first program loads those that it needs.
+const DRIVERS: [&str; 10] = [
+    "drivers/nvme/common/nvme-auth",
+    "drivers/nvme/host/nvme-core",
+    "drivers/nvme/host/nvme",
+    "drivers/i2c/algos/i2c-algo-bit",
+    "drivers/dca/dca",
+    "drivers/net/ethernet/intel/igb/igb",
+    "net/core/failover",
+    "drivers/net/net_failover",
+    "drivers/net/virtio_net",
+    "drivers/block/virtio_blk",
+];
 
-/// A Linux with modules.
+/// A Linux that can be a hypervisor.
 #[derive(Clone, Debug)]
-pub(crate) struct ModularLinux {
+pub(crate) struct LinuxKvm {
     /// Debian's kernel, a bzImage that the firmware can start.
     pub(crate) kernel: PathBuf,
-    /// The modules, compressed, in the order in which to load them.
+    /// KVM's modules, compressed, in the order in which to load them.
     pub(crate) modules: Vec<PathBuf>,
 }
 
@@ -117,6 +125,8 @@ pub(crate) struct Linux {
     pub(crate) kernel: PathBuf,
     /// A static busybox.
     pub(crate) busybox: PathBuf,
+    /// Drivers, compressed; none for the user's own kernel.
+    pub(crate) drivers: Vec<PathBuf>,
 }
 
 /// The root of QEMU's package, with all it depends on.
@@ -152,11 +162,13 @@ pub(crate) fn bochs_ovmf(cache: &Cache) -> Result<PathBuf, String> {
 
 /// Debian's Linux and busybox, or the user's own.
 pub(crate) fn linux(cache: &Cache) -> Result<Linux, String> {
-    let kernel = own(Own::Linux, || {
-        let boot = LINUX.fetch(cache)?.join("boot");
-        first_with_prefix(&boot, "vmlinuz-6.12")
-            .explain(|| format!("no vmlinuz-6.12 in {}", boot.display()))
-    })?;
+    let (kernel, drivers) = match Own::Linux.path()? {
+        Some((path, _)) => (path, Vec::new()),
+        None => {
+            let root = LINUX.fetch(cache)?;
+            (kernel(&root)?, modules(&root, &DRIVERS)?)
+        }
+    };
     let busybox = own(Own::Busybox, || {
         let root = LINUX.fetch(cache)?;
         let path = ["bin/busybox", "usr/bin/busybox"]
@@ -165,30 +177,27 @@ pub(crate) fn linux(cache: &Cache) -> Result<Linux, String> {
             .find(|path| path.exists());
         path.explain(|| format!("no busybox in {}", root.display()))
     })?;
-    Ok(Linux { kernel, busybox })
+    Ok(Linux { kernel, busybox, drivers })
 }
 
 /// Debian's Linux with its KVM.
-pub(crate) fn linux_kvm(cache: &Cache) -> Result<ModularLinux, String> {
-    linux_with(cache, &KVM_MODULES)
+pub(crate) fn linux_kvm(cache: &Cache) -> Result<LinuxKvm, String> {
+    let root = LINUX.fetch(cache)?;
+    Ok(LinuxKvm { kernel: kernel(&root)?, modules: modules(&root, &KVM_MODULES)? })
 }
 
-/// Debian's Linux with its driver for NVMe.
-pub(crate) fn linux_nvme(cache: &Cache) -> Result<ModularLinux, String> {
-    linux_with(cache, &NVME_MODULES)
-}
-
-fn linux_with(cache: &Cache, modules: &[&str]) -> Result<ModularLinux, String> {
-    let root = LINUX_MODULES.fetch(cache)?;
+fn kernel(root: &Path) -> Result<PathBuf, String> {
     let boot = root.join("boot");
-    let kernel = first_with_prefix(&boot, "vmlinuz-6.12")
-        .explain(|| format!("no vmlinuz-6.12 in {}", boot.display()))?;
+    first_with_prefix(&boot, "vmlinuz-6.12")
+        .explain(|| format!("no vmlinuz-6.12 in {}", boot.display()))
+}
+
+fn modules(root: &Path, names: &[&str]) -> Result<Vec<PathBuf>, String> {
     let versions = root.join("lib/modules");
     let folder = first_with_prefix(&versions, "6.12")
         .explain(|| format!("no 6.12 in {}", versions.display()))?
         .join("kernel");
-    let modules = modules.iter().map(|name| folder.join(format!("{name}.ko.xz"))).collect();
-    Ok(ModularLinux { kernel, modules })
+    Ok(names.iter().map(|name| folder.join(format!("{name}.ko.xz"))).collect())
 }
 
 /// Whether the cache has it already.

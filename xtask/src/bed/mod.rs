@@ -57,12 +57,25 @@ pub(crate) enum Serial {
 /// What tables an IOMMU translates by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Iommu {
+    /// There is none.
+    None,
     /// Without PASIDs.
     Legacy,
     /// With PASIDs, second stage.
     SecondStage,
     /// With PASIDs, first stage.
     FirstStage,
+}
+
+/// A device on PCI Express. Disks are raw images, networks the emulator's own.
+#[derive(Clone, Debug)]
+pub(crate) enum Device {
+    Nvme(PathBuf),
+    Igb,
+    /// One device of two functions, which cannot be held apart.
+    Pair,
+    VirtioBlk(PathBuf),
+    VirtioNet,
 }
 
 /// The emulated machine.
@@ -83,8 +96,8 @@ pub(crate) struct Machine {
     pub(crate) kvm: bool,
     /// Its IOMMU. On Bochs there is none.
     pub(crate) iommu: Iommu,
-    /// The disk of an NVMe controller behind a root port, as a raw image. On Bochs there is none.
-    pub(crate) nvme: Option<PathBuf>,
+    /// Devices, each behind a root port. On Bochs there are none.
+    pub(crate) devices: Vec<Device>,
     /// What is loaded into the emulator to count.
     pub(crate) plugin: Option<Plugin>,
 }
@@ -107,7 +120,7 @@ impl Default for Machine {
             serial: Serial::First,
             kvm: false,
             iommu: Iommu::Legacy,
-            nvme: None,
+            devices: Vec::new(),
             plugin: None,
         }
     }

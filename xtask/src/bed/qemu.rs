@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
 use crate::bed::session::{self, DebugPort, LogRules, Session, Streams};
-use crate::bed::{Bed, Iommu, Machine, Serial, kvm};
+use crate::bed::{Bed, Device, Iommu, Machine, Serial, kvm};
 use crate::cache::{Cache, Scratch};
 use crate::explain::{Explain as _, advise};
 use crate::own::Own;
@@ -86,11 +86,7 @@ impl Bed for Qemu {
             command.arg("-plugin").arg(option);
         }
         command.arg("-bios").arg(&self.firmware);
-        if let Some(disk) = &machine.nvme {
-            let disk = format!("if=none,id=disk,format=raw,file={}", escape(disk));
-            command.args(["-device", "pcie-root-port,id=port1,chassis=1", "-drive", &disk]);
-            command.args(["-device", "nvme,serial=kerf,drive=disk,bus=port1"]);
-        }
+        command.args(devices(&machine.devices));
         // Read-only: the firmware would keep its variables on the volume.
         command
             .arg("-drive")
@@ -134,20 +130,21 @@ fn options(machine: &Machine) -> Vec<String> {
         Serial::None => "-serial none",
     });
     add(&format!("-smp {} -m {}M", machine.cpus, machine.memory_mib));
+    if let Some(kind) = iommu(machine.iommu) {
+        // Under icount QEMU cannot take x2APIC, which `eim` would let the machine use.
+        let eim = if machine.icount { "off" } else { "on" };
+        add(&format!("-device intel-iommu,intremap=on,eim={eim}{kind}"));
+    }
     if machine.kvm {
         // Without the extension in its CPU the machine does not start at all.
         add(&format!("-accel kvm -cpu host,{}=on,enforce=on", kvm::extension()));
-        add(&format!("-device {},eim=on", iommu(machine.iommu)));
         return options;
     }
     add("-cpu max,+svm,+npt");
     if machine.icount {
-        // Under icount QEMU cannot take x2APIC, which `eim` would let the machine use.
         add("-accel tcg -icount shift=0,sleep=off -seed 42 -rtc base=2020-01-01,clock=vm");
-        add(&format!("-device {},eim=off", iommu(machine.iommu)));
     } else {
         add("-accel tcg,thread=multi");
-        add(&format!("-device {},eim=on", iommu(machine.iommu)));
     }
     if machine.count_entries {
         // The filter leaves no code to be logged; VMRUN and #VMEXIT are logged all the same.
@@ -156,12 +153,43 @@ fn options(machine: &Machine) -> Vec<String> {
     options
 }
 
-fn iommu(kind: Iommu) -> &'static str {
+fn iommu(kind: Iommu) -> Option<&'static str> {
     match kind {
-        Iommu::Legacy => "intel-iommu,intremap=on",
-        Iommu::SecondStage => "intel-iommu,intremap=on,scalable-mode=on,pasid-bits=20",
-        Iommu::FirstStage => "intel-iommu,intremap=on,scalable-mode=on,pasid-bits=20,fsts=on",
+        Iommu::None => None,
+        Iommu::Legacy => Some(""),
+        Iommu::SecondStage => Some(",scalable-mode=on,pasid-bits=20"),
+        Iommu::FirstStage => Some(",scalable-mode=on,pasid-bits=20,fsts=on"),
     }
+}
+
+fn devices(devices: &[Device]) -> Vec<String> {
+    let mut options = Vec::new();
+    for (index, device) in devices.iter().enumerate() {
+        let mut add = |option: &str, value: String| options.extend([option.to_owned(), value]);
+        let (port, back) = (format!("port{index}"), format!("back{index}"));
+        add("-device", format!("pcie-root-port,id={port},chassis={index}"));
+        match device {
+            Device::Nvme(disk) | Device::VirtioBlk(disk) => {
+                add("-drive", format!("if=none,id={back},format=raw,file={}", escape(disk)));
+            }
+            Device::Igb | Device::VirtioNet => add("-netdev", format!("user,id={back}")),
+            Device::Pair => {
+                add("-device", format!("virtio-rng-pci,bus={port},addr=0.0,multifunction=on"));
+            }
+        }
+        let kind = match device {
+            Device::Nvme(_) => format!("nvme,serial=kerf{index},drive={back}"),
+            Device::Igb => format!("igb,netdev={back}"),
+            Device::Pair => "virtio-rng-pci,addr=0.1".to_owned(),
+            Device::VirtioBlk(_) => format!("virtio-blk-pci,iommu_platform=on,drive={back}"),
+            // The firmware has no use for its boot ROM.
+            Device::VirtioNet => {
+                format!("virtio-net-pci,iommu_platform=on,romfile=,netdev={back}")
+            }
+        };
+        add("-device", format!("{kind},bus={port}"));
+    }
+    options
 }
 
 /// A file name in an option: a comma is written twice.

@@ -7,6 +7,24 @@
 # also watching the clock, so a silent timer or UART is a line that says FAIL, not a hang.
 
 export PATH=/bin HOME=/ TERM="${TERM:-vt100}"
+
+# Numbered copies of a file without repetitions, so that no two pages of the pattern are alike.
+pattern() {
+    copy=0
+    while [ "$copy" -lt "$copies" ]; do
+        echo "$copy"
+        cat /bin/busybox
+        copy=$((copy + 1))
+    done
+}
+
+# What the connection to a peer is handed to: it sends all of the pattern back once it has it.
+if [ "$1" = exchange ]; then
+    pattern
+    sha256sum >/tmp/received
+    exit
+fi
+
 mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev
@@ -118,16 +136,6 @@ check_serial() {
     fi
 }
 
-# Numbered copies of a file without repetitions, so that no two pages of the pattern are alike.
-pattern() {
-    copy=0
-    while [ "$copy" -lt "$copies" ]; do
-        echo "$copy"
-        cat /bin/busybox
-        copy=$((copy + 1))
-    done
-}
-
 # Half of the free memory at most, 12 MB at most, are filled and read back; the expected sum never was in that memory.
 check_memory() {
     total=$(awk '/^MemTotal:/ { print $2 }' /proc/meminfo)
@@ -163,34 +171,128 @@ check_acpi() {
     fi
 }
 
-# What has a driver in the archive is a disk of the machine's that Kerf gave away.
-load_drivers() {
-    for module in /modules/*; do
-        xzcat "$module" >/tmp/module.ko
-        insmod /tmp/module.ko
+# Loads drivers of the archive, each once.
+load() {
+    for module; do
+        if [ -e "/modules/$module.ko.xz" ]; then
+            xzcat "/modules/$module.ko.xz" >/tmp/module.ko
+            insmod /tmp/module.ko
+            rm -f "/modules/$module.ko.xz" /tmp/module.ko
+        fi
     done
-    rm -f /tmp/module.ko
 }
 
-# 32 MB of the pattern go to the disk, and are read back from it and not from the page cache.
-check_nvme() {
-    if ! within 6000 test -b /dev/nvme0n1; then
-        bad nvme "no disk appears"
+# The functions of the machine's that Kerf gave to this guest, by vendor and class.
+check_functions() {
+    copies=$(echo "$cmdline" | sed -n 's/.*kerf\.copies=\([0-9]*\).*/\1/p')
+    export copies="${copies:-4}"
+    for function in /sys/bus/pci/devices/*; do
+        read -r vendor <"$function/vendor"
+        read -r class <"$function/class"
+        case $vendor:$class in
+        *:0x010802)
+            load nvme-auth nvme-core nvme
+            check_disk nvme nvme0n1
+            check_spread nvme
+            ;;
+        0x1af4:0x010000)
+            load virtio_blk
+            check_disk virtio-blk vda
+            ;;
+        0x8086:0x020000)
+            load i2c-algo-bit dca igb
+            check_network igb "$function"
+            ;;
+        0x1af4:0x020000)
+            load failover net_failover virtio_net
+            check_network virtio-net "$function/virtio*"
+            ;;
+        esac
+    done
+}
+
+# The pattern goes to disk $2, and is read back from it and not from the page cache.
+check_disk() {
+    disk=/dev/$2
+    if ! within 6000 test -b "$disk"; then
+        bad "$1" "no disk appears"
         return
     fi
-    copies=16
-    bytes=$(pattern | wc -c)
     want=$(pattern | sha256sum)
-    irqs=$(interrupts 'nvme')
-    pattern | dd of=/dev/nvme0n1 bs=64k conv=fsync
+    irqs=$(interrupts "PCI-MSI")
+    pattern | dd of="$disk" bs=64k conv=fsync
     echo 3 >/proc/sys/vm/drop_caches
-    have=$(head -c "$bytes" /dev/nvme0n1 | sha256sum)
-    irqs=$(($(interrupts 'nvme') - irqs))
+    bytes=$(pattern | wc -c)
+    have=$(dd if="$disk" bs=64k iflag=count_bytes count="$bytes" | sha256sum)
+    irqs=$(($(interrupts "PCI-MSI") - irqs))
     if [ "$want" = "$have" ] && [ "$irqs" -ge 16 ]; then
-        ok nvme "$bytes bytes written and read back, $irqs interrupts, sum ${have%% *}"
+        ok "$1" "$bytes bytes written and read back, $irqs interrupts, sum ${have%% *}"
     else
-        bad nvme "wrote sum $want, read $have, $irqs interrupts"
+        bad "$1" "wrote sum $want, read $have, $irqs interrupts"
     fi
+}
+
+# Interrupts that the queue of CPU $1 had there: its row's name ends in a number one higher.
+on_its_cpu() {
+    awk -v row="nvme[0-9]+q$(($1 + 1))\$" -v column=$(($1 + 2)) '$NF ~ row { print $column }' /proc/interrupts
+}
+
+# Each CPU reads, 4 KiB at a time and past the page cache, and its own queue's interrupts come to it.
+check_spread() {
+    cpus=$(nproc)
+    cpu=0 told=
+    while [ "$cpu" -lt "$cpus" ]; do
+        irqs=$(on_its_cpu "$cpu")
+        taskset $((1 << cpu)) dd if="$disk" of=/dev/null bs=4k count=64 skip=$((cpu * 64)) iflag=direct
+        irqs=$(($(on_its_cpu "$cpu") - irqs))
+        told="$told CPU $cpu $irqs,"
+        [ "$irqs" -ge 64 ] || told="$told too few,"
+        cpu=$((cpu + 1))
+    done
+    case $told in
+    *few*) bad spread "$told" ;;
+    *) ok spread "interrupts of 64 reads on each CPU:$told in all" ;;
+    esac
+}
+
+# The emulator's network: its gateway answers, and an address that the command line names gives back what it is sent.
+check_network() {
+    if ! within 6000 interface "$2"; then
+        bad "$1" "no interface appears"
+        return
+    fi
+    ip addr flush to 10.0.2.15
+    ip addr add 10.0.2.15/24 dev "$name"
+    ip link set "$name" up
+    ip route add default via 10.0.2.2
+    echo nameserver 10.0.2.3 >/etc/resolv.conf
+    if ! within 6000 ping -q -c 1 -W 1 10.0.2.2 >/dev/null; then
+        bad "$1" "the gateway does not answer"
+        return
+    fi
+    peer=$(echo "$cmdline" | sed -n 's/.*kerf\.peer=\([0-9.]*\):\([0-9]*\).*/\1 \2/p')
+    told="$name, the gateway answers"
+    if [ -n "$peer" ]; then
+        want=$(pattern | sha256sum)
+        # Two words.
+        nc $peer -e /init exchange
+        read -r have </tmp/received
+        if [ "$want" != "$have" ]; then
+            bad "$1" "$told, sent sum $want, received $have"
+            return
+        fi
+        told="$told, sent and received sum ${have%% *}"
+    fi
+    ok "$1" "$told, $(interrupts "$name|virtio") interrupts"
+}
+
+# Sets the name of the function's interface.
+interface() {
+    for name in $1/net/*; do
+        name=${name##*/}
+        [ "$name" != '*' ]
+        return
+    done
 }
 
 check_cpu
@@ -199,10 +301,7 @@ check_timer
 check_serial
 check_memory
 check_acpi
-if [ -e /modules ]; then
-    load_drivers
-    check_nvme
-fi
+check_functions
 
 if [ -n "$failed" ]; then
     say "KERF-GUEST-FAIL$failed"

@@ -1,74 +1,142 @@
-//! Real devices in guests' hands: Debian's drivers on controllers that Kerf gave away, behind QEMU's own IOMMU.
+//! Real devices in guests' hands: Debian's drivers on what Kerf gave away, behind QEMU's own IOMMU.
+
+mod peer;
 
 use std::fs::File;
 use std::io::Read as _;
+use std::path::Path;
 use std::time::Duration;
 
 use regex::Regex;
-use sha2::{Digest as _, Sha256};
 
-use crate::bed::{BedKind, Iommu, Machine, Verdict};
+use crate::bed::{BedKind, Device, Iommu, Machine, Outcome, Verdict};
 use crate::description::Description;
 use crate::explain::Explain as _;
+use crate::initrd;
 use crate::step::{Context, Step, Trial};
+use crate::suite::devices::peer::{Peer, sum};
 use crate::suite::{on_bed, require};
-use crate::{initrd, roots};
-
-const LIMIT: Duration = Duration::from_secs(900);
-const DISK_BYTES: u64 = 64 << 20;
 
 pub(super) fn steps() -> Vec<Step> {
+    modes("two linux guests drive devices of their own", 17, 900)
+}
+
+pub(super) fn full_steps() -> Vec<Step> {
+    modes("two linux guests drive devices of their own for long", 136, 5400)
+}
+
+/// A step for each kind of tables; the guests move so many copies of busybox.
+fn modes(what: &'static str, copies: usize, seconds: u64) -> Vec<Step> {
     let modes = [
         (Iommu::Legacy, "without PASIDs"),
         (Iommu::SecondStage, "by the second stage"),
         (Iommu::FirstStage, "by the first stage"),
     ];
     let step = |(iommu, how)| {
-        let name = format!("linux drives an NVMe disk of its own, {how}");
-        on_bed(BedKind::Qemu, name, move |context| drives_nvme(context, iommu))
+        on_bed(BedKind::Qemu, format!("{what}, {how}"), move |context| {
+            drive(context, iommu, copies, Duration::from_secs(seconds))
+        })
     };
     modes.map(step).into()
 }
 
-/// The guest writes a pattern and reads it back; what it says of it, the disk's image must say as well.
-fn drives_nvme(context: &Context, iommu: Iommu) -> Result<(), String> {
+/// Each VM with its virtual CPUs, the devices that it names, and the checks that it is to pass.
+const VMS: [(&str, u32, &[&str], &[&str]); 2] = [
+    (
+        "disk",
+        2,
+        &["class = 0x010802", "vendor = 0x1af4, device = 0x1041"],
+        &["nvme", "spread", "virtio-net"],
+    ),
+    (
+        "net",
+        1,
+        &["vendor = 0x8086, device = 0x10c9", "vendor = 0x1af4, device = 0x1042"],
+        &["igb", "virtio-blk"],
+    ),
+];
+
+/// Disks keep what their guest wrote and read back, and what went over the networks came to this host and back.
+fn drive(context: &Context, iommu: Iommu, copies: usize, timeout: Duration) -> Result<(), String> {
     let scratch = context.cache.scratch()?;
-    let disk = scratch.path().join("nvme.img");
-    let at = || disk.display().to_string();
-    File::create(&disk).and_then(|file| file.set_len(DISK_BYTES)).explain(at)?;
-    let linux = roots::linux_nvme(&context.cache)?;
-    let read = |path: &std::path::Path| std::fs::read(path).explain(|| path.display().to_string());
-    let initrd = initrd::build(&context.linux()?.busybox, None, &linux.modules)?;
-    let text = format!(
-        "version = {}\n\n[[vm]]\nname = \"linux\"\nmemory = \"256M\"\nkernel = \"vmlinuz\"\ninitrd = \"initrd.img\"\n\
-         cmdline = \"console=ttyS0 kerf.poweroff\"\nvcpus = 2\n\n[[vm.device]]\nclass = 0x010802\n",
-        config::VERSION
-    );
+    let linux = context.linux()?;
+    require(!linux.drivers.is_empty(), || "a Linux of your own has no drivers here".into())?;
+    let pattern = pattern(&read(&linux.busybox)?, copies);
+    let disk = |name: &str| {
+        let path = scratch.path().join(name);
+        let made =
+            File::create(&path).and_then(|file| file.set_len(pattern.len() as u64 + (8 << 20)));
+        made.explain(|| path.display().to_string()).map(|()| path)
+    };
+    let (nvme, virtio) = (disk("nvme.img")?, disk("virtio.img")?);
+    let peer = Peer::start(pattern.len())?;
+    let mut text = format!("version = {}\n", config::VERSION);
+    for (name, vcpus, devices, _) in VMS {
+        text += &format!(
+            "\n[[vm]]\nname = \"{name}\"\nmemory = \"256M\"\nvcpus = {vcpus}\nkernel = \"vmlinuz\"\ninitrd = \"initrd.img\"\n\
+             cmdline = \"console=ttyS0 kerf.poweroff kerf.copies={copies} kerf.peer=10.0.2.2:{}\"\n",
+            peer.port
+        );
+        for device in devices {
+            text += &format!("\n[[vm.device]]\n{}\n", device.replace(", ", "\n"));
+        }
+    }
+    let initrd = initrd::build(&linux.busybox, None, &linux.drivers)?;
     let files = vec![("vmlinuz".to_owned(), read(&linux.kernel)?), ("initrd.img".into(), initrd)];
     let description = Description::new(text, files)?;
     let artefacts = context.artefacts()?;
     let volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
     let machine = Machine {
         memory_mib: description.memory_mib(),
-        cpus: 2,
+        cpus: 3,
         iommu,
-        nvme: Some(disk.clone()),
+        devices: vec![
+            Device::Nvme(nvme.clone()),
+            Device::Igb,
+            Device::VirtioBlk(virtio.clone()),
+            Device::VirtioNet,
+        ],
         ..Machine::default()
     };
-    let trial = Trial { volume, machine, expect: None, typed: Vec::new(), timeout: LIMIT };
+    let trial = Trial { volume, machine, expect: None, typed: Vec::new(), timeout };
     let outcome = context.trial(BedKind::Qemu, trial)?.require(&Verdict::PoweredOff)?;
-    let text = outcome.console_text();
-    let line = Regex::new(r"KERF-CHECK nvme ok (\d+) bytes .* sum ([0-9a-f]{64})")
-        .map_err(|error| error.to_string())?;
-    let said = line.captures(&text).explain(|| outcome.describe())?;
-    require(text.contains("KERF-GUEST-OK"), || outcome.describe())?;
-    let bytes: u64 = said[1].parse().explain(|| "a length")?;
-    let mut written = Vec::new();
-    File::open(&disk).and_then(|f| f.take(bytes).read_to_end(&mut written)).explain(at)?;
-    let digest: String = Sha256::digest(&written).iter().map(|b| format!("{b:02x}")).collect();
-    require(bytes >= 16 << 20 && said[2] == digest, || {
-        format!("{bytes} bytes on the disk sum up to {digest}, not {}", &said[2])
-    })?;
-    println!("     {bytes} bytes, {digest}");
+    judge(&outcome, &pattern)?;
+    for path in [nvme, virtio] {
+        let mut kept = Vec::new();
+        let length = pattern.len() as u64;
+        let file = File::open(&path).and_then(|file| file.take(length).read_to_end(&mut kept));
+        file.explain(|| path.display().to_string())?;
+        require(kept == pattern, || format!("{} is not as it was written", path.display()))?;
+    }
+    let came = peer.sums();
+    require(came == [sum(&pattern), sum(&pattern)], || format!("the peer received {came:?}"))?;
+    println!("     {} bytes to and from each device", pattern.len());
     Ok(())
+}
+
+/// As `init.sh` makes it.
+fn pattern(busybox: &[u8], copies: usize) -> Vec<u8> {
+    (0..copies).flat_map(|copy| [format!("{copy}\n").as_bytes(), busybox].concat()).collect()
+}
+
+/// Each guest says that it has read and received the pattern.
+fn judge(outcome: &Outcome, pattern: &[u8]) -> Result<(), String> {
+    let text = outcome.console_text();
+    let digest = sum(pattern);
+    for (_, _, _, checks) in VMS {
+        for check in checks {
+            let line = Regex::new(&format!("KERF-CHECK {check} ok (.*)"))
+                .map_err(|error| error.to_string())?;
+            let said =
+                line.captures(&text).explain(|| format!("no {check}: {}", outcome.describe()))?;
+            let is_right = *check == "spread" || said[1].contains(&digest);
+            require(is_right, || format!("{check} says {}, not {digest}", &said[1]))?;
+        }
+    }
+    let well = text.matches("KERF-GUEST-OK").count();
+    require(well == VMS.len(), || outcome.describe())
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    std::fs::read(path).explain(|| path.display().to_string())
 }
