@@ -101,7 +101,13 @@ fn tell_hypervisor(hypervisor: &Hypervisor, say: &mut impl FnMut(fmt::Arguments<
     if hypervisor.mode == config::RunMode::Survey {
         say(format_args!("survey          the machine is described, nothing is started"));
     }
-    say(format_args!("IOMMU           {}", lower(&hypervisor.iommu.mode)));
+    let iommu = match hypervisor.iommu.mode {
+        config::IommuMode::Auto => "by the tables that all units can",
+        config::IommuMode::Legacy => "by legacy tables",
+        config::IommuMode::ScalableSecond => "by the second stage, with PASIDs",
+        config::IommuMode::ScalableFirst => "by the first stage, with PASIDs",
+    };
+    say(format_args!("IOMMU           translates {iommu}"));
     say(format_args!("time slices     {} us", hypervisor.slice_us));
     let smt = if hypervisor.share_smt { "of different VMs" } else { "of one VM" };
     say(format_args!("SMT siblings    run vCPUs {smt}"));

@@ -44,6 +44,7 @@ fn everything_of_a_vm_is_told() {
 1 VM with 1 vCPU and 4 GiB of memory
 log level       info
 consoles        all that the machine has
+IOMMU           translates by the tables that all units can
 time slices     2000 us
 SMT siblings    run vCPUs of one VM
 VM one
