@@ -82,13 +82,19 @@ fn compare(
     ))
 }
 
-/// What the guest measures under Kerf, and what the bed counts meanwhile.
+/// What the guest measures under Kerf, alone and with another virtual CPU, and what the bed counts while it is alone.
 fn measure(context: &Context, bed: BedKind) -> Result<(Figures, Counts), String> {
+    let (mut figures, counts) = measure_with(context, bed, 1)?;
+    figures.append(&mut measure_with(context, bed, 2)?.0);
+    Ok((figures, counts))
+}
+
+fn measure_with(context: &Context, bed: BedKind, vcpus: u32) -> Result<(Figures, Counts), String> {
     context.bed(bed)?;
     let program = context.guest(GUEST)?;
     let program = std::fs::read(program).explain(|| program.display().to_string())?;
     let text = format!(
-        "version = {}\n\n[[vm]]\nname = \"bench\"\nmemory = \"64M\"\nkernel = \"guest\"\n\n[vm.test]\nexit-port = true\n",
+        "version = {}\n\n[hypervisor]\nshare-cpus = true\n\n[[vm]]\nname = \"bench\"\nvcpus = {vcpus}\nmemory = \"64M\"\nkernel = \"guest\"\n\n[vm.test]\nexit-port = true\n",
         config::VERSION
     );
     let description = Description::new(text, vec![("guest".into(), program)])?;
@@ -102,19 +108,19 @@ fn measure(context: &Context, bed: BedKind) -> Result<(Figures, Counts), String>
     let trial = Trial { volume, machine, expect: None, typed: Vec::new(), timeout: LIMIT };
     let outcome = context.trial(bed, trial)?.require(&Verdict::Exited(0))?;
     let told = |why| format!("{why}: {}", outcome.describe());
-    let figures = figures(&outcome.console_text()).map_err(told)?;
+    let figures = figures(&outcome.console_text(), vcpus).map_err(told)?;
     Ok((figures, counter.take().map_err(told)?))
 }
 
-/// The figures that the guest printed; each has to be there.
-pub(super) fn figures(console: &str) -> Result<Figures, String> {
+/// The figures that the guest printed; each has to be there that a guest of so many virtual CPUs measures.
+pub(super) fn figures(console: &str, vcpus: u32) -> Result<Figures, String> {
     let lines = console.lines().filter_map(|line| line.trim_end().strip_prefix("BENCH "));
     let figure = |line: &str| {
         let (name, figure) = line.split_once(' ')?;
         Some((name.to_owned(), figure.parse().ok()?))
     };
     let figures: Figures = lines.filter_map(figure).collect();
-    for row in &ROWS {
+    for row in ROWS.iter().filter(|row| row.vcpus == vcpus) {
         if !figures.contains_key(row.name) {
             return Err(format!("the guest has not measured {}", row.name));
         }
@@ -207,8 +213,8 @@ mod tests {
     #[test]
     fn every_row_must_have_been_measured() {
         let lines: String = ROWS.iter().map(|row| format!("BENCH {} 17\r\n", row.name)).collect();
-        assert_eq!(figures(&lines).unwrap()["cpuid"], 17);
-        let error = figures(&lines.replace("BENCH self-ipi", "BENCH other")).unwrap_err();
+        assert_eq!(figures(&lines, 1).unwrap()["cpuid"], 17);
+        let error = figures(&lines.replace("BENCH self-ipi", "BENCH other"), 1).unwrap_err();
         assert!(error.contains("self-ipi"), "{error}");
     }
 

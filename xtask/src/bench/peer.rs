@@ -32,7 +32,7 @@ pub(super) fn measure(context: &Context, bed: BedKind) -> Result<Figures, String
     if !console.contains("PEER-DONE 0") {
         return Err(format!("the guest has failed under KVM: {}", outcome.describe()));
     }
-    exits::figures(&console)
+    exits::figures(&console, 1)
 }
 
 fn volume(context: &Context) -> Result<Volume, String> {

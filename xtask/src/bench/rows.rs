@@ -18,13 +18,15 @@ pub(super) struct Row {
     pub(super) kvm: &'static str,
     /// The last without next-RIP, as stock QEMU is.
     kvm_without_next_rip: Option<u64>,
+    /// How many virtual CPUs the guest has that measures it.
+    pub(super) vcpus: u32,
 }
 
 /// What the peers' columns are.
 pub(super) const PEERS_NOTE: &str = "Jailhouse, Xen 4.17 PVH and KVM 6.12: measured earlier, on QEMU with next-RIP offered; in brackets without it, as stock QEMU is";
 
 /// All rows, in the table's order.
-pub(super) const ROWS: [Row; 11] = [
+pub(super) const ROWS: [Row; 12] = [
     row("cpuid", "CPUID", Some(80), ["100-124", "755 (2492)", "1109 (2298)"], Some(2298)),
     row("hypercall", "hypercall", Some(60), ["162", "732 (2613)", "1134 (2489)"], Some(2489)),
     row("wrmsr", "intercepted WRMSR", Some(80), ["103", "764 (2498)", "1337 (2478)"], Some(2478)),
@@ -54,6 +56,10 @@ pub(super) const ROWS: [Row; 11] = [
     row("first-touch", "first touch of a 4 KiB page", Some(0), ["1", "1", "10745"], Some(10745)),
     row("uart-read", "UART read", None, ["-", "-", "-"], None),
     row("unknown-port", "port with nothing behind it", None, ["-", "-", "-"], None),
+    Row {
+        vcpus: 2,
+        ..row("ipi", "IPI to a halted vCPU of the same CPU", None, ["-", "-", "-"], None)
+    },
 ];
 
 const fn row(
@@ -63,7 +69,7 @@ const fn row(
     [jailhouse, xen, kvm]: [&'static str; 3],
     kvm_without_next_rip: Option<u64>,
 ) -> Row {
-    Row { name, title, goal, jailhouse, xen, kvm, kvm_without_next_rip }
+    Row { name, title, goal, jailhouse, xen, kvm, kvm_without_next_rip, vcpus: 1 }
 }
 
 impl Row {

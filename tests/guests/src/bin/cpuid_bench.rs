@@ -1,6 +1,7 @@
 //! What exits cost: `BENCH name n`, n in ticks of the TSC (on the deterministic beds: instructions). A round trip is the
 //! difference of two loops, with the instruction and without it; the instruction itself counts. The least of five runs is
-//! taken, but for a wake-up, which is a mean, and a first touch, which happens once.
+//! taken, but for a wake-up and an interrupt to another CPU, which are means, and a first touch, which happens once. Where
+//! there is another CPU, only that interrupt is measured: sharing a CPU changes what waiting costs.
 
 #![no_std]
 #![no_main]
@@ -8,7 +9,7 @@
 use core::arch::{asm, global_asm};
 use core::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use guests::{apic, check, cpu, nowhere, println};
+use guests::{apic, check, cpu, nowhere, println, smp};
 
 guests::guest!("cpuid_bench", run);
 
@@ -55,6 +56,10 @@ fn report(name: &str, ticks: u64, rounds: u64) {
 }
 
 fn run() {
+    // The number of CPUs (SDM vol. 2, CPUID leaf 0BH).
+    if cpu::cpuid(0xb, 1).ebx & 0xffff > 1 {
+        return other_cpu();
+    }
     registers();
     ports();
     memory();
@@ -235,4 +240,45 @@ fn wake_up() {
     }
     report("hlt-wake", excess, WAKES);
     check!("hlt-wake", early == 0, "{early} of {WAKES} too early");
+}
+
+/// Goes to and fro between two CPUs.
+const BALL: u8 = 0x52;
+
+/// Waits, halted, for that many interrupts in all.
+fn wait_for(count: u64) {
+    while ARRIVED.load(Relaxed) < count {
+        // SAFETY: as in `wake_up`.
+        unsafe { asm!("sti", "hlt", "cli", options(nostack)) };
+    }
+}
+
+/// From one CPU's command to the next one's, by HLT, the other's handler, and what it takes to answer: the half of there and
+/// back.
+fn other_cpu() {
+    set_gate(BALL, &raw const bench_self);
+    let x2apic = apic::switch_to_x2apic();
+    check!("x2apic", x2apic.is_ok(), "{x2apic:x?}");
+    apic::enable();
+    let came = smp::start(1, play_back);
+    check!("ipi", came, "CPU 1 has not come");
+    if !came {
+        return;
+    }
+    let start = cpu::tsc();
+    for round in 1..=ROUNDS {
+        apic::command(1, BALL.into());
+        wait_for(2 * round);
+    }
+    report("ipi", cpu::tsc() - start, 2 * ROUNDS);
+}
+
+fn play_back(_id: u32) -> ! {
+    apic::use_x2apic_here();
+    apic::enable();
+    for ball in (1..).step_by(2) {
+        wait_for(ball);
+        apic::command(0, BALL.into());
+    }
+    unreachable!()
 }
