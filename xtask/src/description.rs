@@ -29,6 +29,8 @@ pub(crate) struct LinuxGuest {
     pub(crate) cmdline: String,
     /// As the configuration spells it: `256M`.
     pub(crate) memory: String,
+    /// Lines of each `[[vm.device]]`.
+    pub(crate) devices: &'static [&'static str],
     /// Lines of `[vm.test]`.
     pub(crate) test: String,
 }
@@ -88,6 +90,9 @@ impl Description {
             files.push(("initrd.img".into(), initrd.clone()));
         }
         text += &format!("cmdline = {}\n", quote(&guest.cmdline));
+        for device in guest.devices {
+            text += &format!("\n[[vm.device]]\n{device}\n");
+        }
         if !guest.test.is_empty() {
             text += &format!("\n[vm.test]\n{}\n", guest.test);
         }
@@ -152,12 +157,13 @@ mod tests {
             initrd: Some(vec![1]),
             cmdline: r#"console=ttyS0 init="\x""#.into(),
             memory: "256M".into(),
+            devices: &["class = 0x010802"],
             test: "withhold = [\"timer\"]".into(),
         };
         let description = Description::linux(&guest).unwrap();
         let vm = &description.config.vms[0];
         assert_eq!((vm.cmdline.as_str(), vm.memory_bytes), (guest.cmdline.as_str(), 256 << 20));
-        assert_eq!(vm.initrd.as_deref(), Some("initrd.img"));
+        assert_eq!((vm.initrd.as_deref(), vm.devices.len()), (Some("initrd.img"), 1));
         assert_eq!(description.memory_mib(), 512);
     }
 

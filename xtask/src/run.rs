@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io::{Write as _, stdout};
 
-use crate::bed::{self, BedKind, Limits, Machine, Outcome, Verdict};
+use crate::bed::{self, BedKind, Device, Limits, Machine, Outcome, Verdict};
 use crate::cli::{Guests, Image, Place, Run};
 use crate::context::Context;
 use crate::description::{Description, LinuxGuest};
@@ -16,6 +16,10 @@ use crate::{doctor, image, initrd, meaning};
 /// What the default guest is told.
 const CMDLINE: &str = "console=ttyS0";
 const MEMORY: &str = "256M";
+/// What it has of the machine's: the NVMe controller, the network controller.
+const DEVICES: [&str; 2] = ["class = 0x010802", "class = 0x020000"];
+/// The NVMe controller's disk, which is empty and goes with the machine.
+const DISK_BYTES: u64 = 64 << 20;
 /// CPUs that a bed has at most, unless more are asked for.
 const MOST_CPUS: u32 = 64;
 
@@ -27,7 +31,18 @@ pub(crate) fn run(context: &Context, options: &Run) -> Result<(), String> {
     // The emulator first: where it is missing, all else is for nothing.
     let (bed, kvm) = choose(context, options)?;
     context.bed(bed)?;
-    let description = describe(context, &options.guests)?;
+    // What is counted in instructions is to repeat exactly, and a network does not.
+    let has_devices = bed == BedKind::Qemu && !options.icount;
+    let description = describe(context, &options.guests, has_devices)?;
+    let scratch = context.cache.scratch()?;
+    let devices = if description.config().vms.iter().any(|vm| !vm.devices.is_empty()) {
+        let disk = scratch.path().join("nvme.img");
+        let made = File::create(&disk).and_then(|file| file.set_len(DISK_BYTES));
+        made.explain(|| disk.display().to_string())?;
+        vec![Device::Nvme(disk), Device::Igb]
+    } else {
+        Vec::new()
+    };
     let cpus =
         options.smp.unwrap_or_else(|| meaning::cpus_wanted(description.config()).min(MOST_CPUS));
     meaning::admit(description.config(), Bounds { cpus: Some(cpus), memory_bytes: None })?;
@@ -39,6 +54,7 @@ pub(crate) fn run(context: &Context, options: &Run) -> Result<(), String> {
         icount: options.icount,
         count_entries: options.count_entries,
         kvm,
+        devices,
         ..Machine::default()
     };
     let mut serial = match &options.serial {
@@ -131,7 +147,7 @@ fn report(options: &Run, outcome: &Outcome) -> Result<(), String> {
 /// # Errors
 /// Something of it is missing or would not start, or the file cannot be written.
 pub(crate) fn write_image(context: &Context, options: &Image) -> Result<(), String> {
-    let description = describe(context, &options.guests)?;
+    let description = describe(context, &options.guests, false)?;
     meaning::check(&description, Bounds::default())?;
     let artefacts = context.artefacts()?;
     let volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
@@ -140,23 +156,28 @@ pub(crate) fn write_image(context: &Context, options: &Image) -> Result<(), Stri
     Ok(())
 }
 
-fn describe(context: &Context, guests: &Guests) -> Result<Description, String> {
+/// The default guest has devices where the machine does and all of it is of xtask's own choice.
+fn describe(context: &Context, guests: &Guests, has_devices: bool) -> Result<Description, String> {
     if let Some(path) = &guests.config {
         return Description::read(path);
     }
+    let linux = || context.linux();
+    let is_own = guests.kernel.is_some() || guests.initrd.is_some();
+    let drivers = if has_devices && !is_own { &linux()?.drivers } else { &Vec::new() };
     let kernel = match &guests.kernel {
         Some(path) => path.clone(),
-        None => context.linux()?.kernel.clone(),
+        None => linux()?.kernel.clone(),
     };
     let initrd = match &guests.initrd {
         Some(path) => read(path)?,
-        None => initrd::build(&context.linux()?.busybox, None, &[])?,
+        None => initrd::build(&linux()?.busybox, None, drivers)?,
     };
     Description::linux(&LinuxGuest {
         kernel,
         initrd: Some(initrd),
         cmdline: guests.cmdline.clone().unwrap_or_else(|| CMDLINE.into()),
         memory: guests.memory.clone().unwrap_or_else(|| MEMORY.into()),
+        devices: if drivers.is_empty() { &[] } else { &DEVICES },
         test: String::new(),
     })
 }

@@ -147,6 +147,7 @@ fn start(
         initrd: Some(archive.finish()),
         cmdline: "console=ttyS0 nokaslr norandmaps".into(),
         memory: MEMORY.into(),
+        devices: &[],
         test: String::new(),
     })?;
     let artefacts = context.artefacts()?;

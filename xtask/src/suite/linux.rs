@@ -58,6 +58,7 @@ fn boot(context: &Context, bed: BedKind, boot: Boot<'_>) -> Result<Outcome, Stri
         initrd: Some(initrd::build(&linux.busybox, Some(boot.nonce), &[])?),
         cmdline: boot.cmdline.into(),
         memory: MEMORY.into(),
+        devices: &[],
         test: boot.test.into(),
     })?;
     let artefacts = context.artefacts()?;
