@@ -3,7 +3,7 @@
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
 
-use hw::{Function, Gpa, Hpa, Pasid};
+use hw::{Function, Gpa, Hpa, Pasid, RequesterId};
 use iommu_spec::context::{ContextEntry, ScalableContextEntry};
 use iommu_spec::invalidation::Descriptor;
 use iommu_spec::pasid::PasidEntry;
@@ -92,7 +92,8 @@ const NO_PASID: Pasid = match Pasid::try_new(0) {
 impl<H: Hw> Iommu<H> {
     /// Lets a function reach a space.
     ///
-    /// The entries are in force when this returns. It waits for the unit only where that buffers writes or caches absence.
+    /// The entries are in force when this returns. It waits for the unit only where that buffers writes or caches absence, or
+    /// where a larger PASID directory takes the place of one that may be cached.
     ///
     /// # Errors
     /// See [`AttachError`]; nothing is attached then.
@@ -118,12 +119,15 @@ impl<H: Hw> Iommu<H> {
         });
         let linked = match scalable {
             true => self.link_pasid(&attach, unit, pasid),
-            false => self.link_context(&attach, unit),
+            false => self.link_context(&attach, unit).map(|()| false),
         };
-        if let Err(why) = linked {
-            self.forget_if_empty(function);
-            return Err(why);
-        }
+        let moved = match linked {
+            Ok(moved) => moved,
+            Err(why) => {
+                self.forget_if_empty(function);
+                return Err(why);
+            }
+        };
         if let Some(space) = self.spaces.get_mut(&space) {
             if !space.units.contains(&unit) {
                 space.units.push(unit);
@@ -136,7 +140,7 @@ impl<H: Hw> Iommu<H> {
             }
         }
         let attachment = Attachment { function, pasid, space };
-        if let Err(why) = self.make_visible(unit) {
+        if let Err(why) = self.make_visible(unit, moved.then_some(function.rid)) {
             // The unit is lost: what it will do with the entry nobody knows, so it is taken out again, for good.
             self.begin_detach(attachment);
             return Err(why);
@@ -189,13 +193,13 @@ impl<H: Hw> Iommu<H> {
     }
 
     /// From the bottom up, so that nothing is reached that is not ready: the PASID's entry, then its table's, then the
-    /// context.
+    /// context. Whether the directory has moved.
     fn link_pasid(
         &mut self,
         attach: &Attach,
         unit: usize,
         pasid: Pasid,
-    ) -> Result<(), AttachError> {
+    ) -> Result<bool, AttachError> {
         let function = attach.function;
         let space = self.spaces.get(&attach.space).ok_or(AttachError::NoSpace)?;
         let (root, did, levels) = (space.root(), space.did, self.limits.levels);
@@ -235,11 +239,12 @@ impl<H: Hw> Iommu<H> {
             self.tear_down(parts, Release::Run(run, frames));
         }
         table?;
-        Ok(())
+        Ok(old.is_some())
     }
 
-    /// From absent to present: where nothing is cached of what is absent, only the write buffer is in the way (6.1, 6.8).
-    fn make_visible(&mut self, unit: usize) -> Result<(), AttachError> {
+    /// From absent to present: where nothing is cached of what is absent, only the write buffer is in the way (6.1, 6.8);
+    /// and the context of a function whose directory has moved.
+    fn make_visible(&mut self, unit: usize, moved: Option<RequesterId>) -> Result<(), AttachError> {
         let Some(unit) = self.units.get_mut(unit) else { return Ok(()) };
         if unit.caps.cap.cm() {
             // Absent entries are cached under domains of the unit's own choosing, so all of them go.
@@ -251,7 +256,11 @@ impl<H: Hw> Iommu<H> {
         if let Err(why) = flushed {
             unit.lose(why);
         }
-        Ok(flushed?)
+        flushed?;
+        if let Some(rid) = moved {
+            unit.invalidate_now(&mut self.tables, &self.clock, &[Descriptor::context(rid, 0)])?;
+        }
+        Ok(())
     }
 
     /// Takes a space from a function. Requests under way are drained before it is retired.

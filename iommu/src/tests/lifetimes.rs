@@ -481,3 +481,16 @@ fn small_address_masks_are_respected() {
         machine.assert_clean();
     }
 }
+
+#[test]
+fn a_pasid_is_in_force_though_its_directory_had_to_grow() {
+    on_scalable(|machine, iommu| {
+        let (space, _kept, data) = granted(machine, iommu, NIC, 0x1000);
+        assert_eq!(machine.unit(0).dma(read(NIC, 0x1000)), Ok(data), "now its context is cached");
+        let far = pasid(0x4000);
+        let attach = Attach { pasid: Some(far), ..Attach::new(NIC, space) };
+        let _kept = iommu.attach(attach).expect("free");
+        let request = Request { pasid: Some(far.raw()), ..read(NIC, 0x1000) };
+        assert_eq!(machine.unit(0).dma(request), Ok(data));
+    });
+}
