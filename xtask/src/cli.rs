@@ -26,7 +26,7 @@ pub(crate) enum Command {
     Run(Run),
     /// Runs all tests: tidy, host tests, system tests on both beds.
     Test(Test),
-    /// Lets a guest execute random instructions, beside one that must not notice.
+    /// Plays random scripts on parts of Kerf, or random instructions on a bed, and looks for what fails.
     Fuzz(Fuzz),
     /// Writes the image of a bootable disk: a GPT with an EFI system partition, to write on a USB stick.
     Image(Image),
@@ -174,17 +174,62 @@ pub(crate) struct Test {
     pub(crate) list: bool,
 }
 
-/// Random instructions.
+/// What to play, and how long.
 #[derive(Args)]
 pub(crate) struct Fuzz {
-    /// The bed.
-    #[arg(long, value_name = "BED", default_value = "qemu")]
+    /// The target [default: all but instructions].
+    #[arg(value_name = "TARGET")]
+    pub(crate) target: Option<FuzzTarget>,
+    /// How long each target is played; instructions go by seeds.
+    #[arg(long, value_name = "COUNT", default_value_t = 1)]
+    pub(crate) minutes: u64,
+    /// Makes the kept corpus (tests/fuzz/corpus) anew of what was found, as small as reaches the same code.
+    #[arg(long)]
+    pub(crate) keep: bool,
+    /// In place of that: plants faults in a copy of the sources, each of which the target must find within ten minutes.
+    #[arg(long, conflicts_with_all = ["keep", "minutes"])]
+    pub(crate) planted: bool,
+    #[command(flatten)]
+    pub(crate) instructions: Instructions,
+}
+
+/// What plays scripts. All but instructions need a nightly toolchain, and no emulator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum FuzzTarget {
+    /// The bytes of a DMAR table.
+    Dmar,
+    /// The same, and model units that are taken over by them.
+    BringUp,
+    /// A guest's configuration space and BARs, in front of functions that say anything.
+    ConfigSpace,
+    /// MSI-X and MSI of a function, beside a table.
+    Msix,
+    /// The IOMMU driver on a model, beside a plain map.
+    Iommu,
+    /// A guest that executes random instructions on a bed, beside one that must not notice.
+    Instructions,
+}
+
+impl FuzzTarget {
+    /// As it is written.
+    pub(crate) fn name(self) -> String {
+        clap::ValueEnum::to_possible_value(&self)
+            .map_or_else(String::new, |value| value.get_name().into())
+    }
+}
+
+/// Random instructions.
+#[derive(Args)]
+pub(crate) struct Instructions {
+    /// Instructions: the bed.
+    #[arg(long, value_name = "BED", default_value = "qemu", requires = "target")]
     pub(crate) on: BedKind,
-    /// How many seeds, each of a thousand instructions at least.
-    #[arg(long, value_name = "COUNT", default_value_t = 10_000)]
+    /// Instructions: how many seeds, each of a thousand instructions at least.
+    #[arg(long, value_name = "COUNT", default_value_t = 10_000, requires = "target")]
     pub(crate) seeds: u64,
-    /// The first seed; a run that failed names the last it began.
-    #[arg(long, value_name = "SEED", default_value_t = 1)]
+    /// Instructions: the first seed; a run that failed names the last it began.
+    #[arg(long, value_name = "SEED", default_value_t = 1, requires = "target")]
     pub(crate) first: u64,
 }
 
@@ -201,6 +246,15 @@ mod tests {
             assert!(!parsed(&format!("xtask bench exits --on {place}")));
         }
         assert!(parsed("xtask test --on bochs") && parsed("xtask bench exits --on bochs"));
+    }
+
+    #[test]
+    fn targets_are_named_and_a_bed_is_for_instructions() {
+        let parsed = |words: &str| Cli::try_parse_from(words.split(' ')).is_ok();
+        assert!(parsed("xtask fuzz") && parsed("xtask fuzz bring_up --minutes 3 --keep"));
+        assert!(parsed("xtask fuzz instructions --on bochs") && !parsed("xtask fuzz --on bochs"));
+        assert!(parsed("xtask fuzz iommu --planted") && !parsed("xtask fuzz nothing"));
+        assert_eq!(FuzzTarget::BringUp.name(), "bring_up");
     }
 
     #[test]

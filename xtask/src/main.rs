@@ -15,6 +15,7 @@ mod description;
 mod doctor;
 mod elf;
 mod explain;
+mod fuzz;
 mod image;
 mod initrd;
 mod meaning;
@@ -76,7 +77,7 @@ fn carry_out(cli: &Cli) -> Result<(), String> {
             };
             test::run(context, options, steps)
         }
-        Command::Fuzz(options) => suite::hostile::fuzz(&context, options),
+        Command::Fuzz(options) => fuzz::run(&context, options),
         Command::Bench(what) => bench::run(&context, what),
         Command::Tidy => context.sysroot().and_then(|()| tidy::run(&context.root)),
         Command::Sysroot => context.sysroot(),

@@ -7,7 +7,6 @@ use iommu_spec::registers::command;
 use models::Machine;
 use models::vtd::{Message, Profile};
 use paging::Rights;
-use proptest::prelude::*;
 
 use super::*;
 use crate::dmar::{ReservedRegion, Scope};
@@ -301,43 +300,4 @@ fn a_unit_without_interrupt_remapping_is_told() {
     let (_, _kept, data) = granted(&machine, &mut iommu, NIC, 0x1000);
     assert_eq!(machine.dma_read(read(NIC, 0x1000)), Ok(data.raw()));
     machine.assert_clean();
-}
-
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
-
-    #[test]
-    fn any_table_is_survived(
-        structures in prop::collection::vec((0..7u16, prop::collection::vec(any::<u8>(), 0..48)), 0..8),
-        registers in prop::collection::vec(0..8u64, 1..4),
-    ) {
-        let mut bytes = vec![0; 48];
-        bytes[36] = 45;
-        for (kind, body) in structures {
-            bytes.extend([kind.to_le_bytes(), (4 + body.len() as u16).to_le_bytes()].concat());
-            bytes.extend(body);
-        }
-        for page in registers {
-            bytes.extend([0, 0, 16, 0, 1, 0, 0, 0]);
-            bytes.extend((0xfed9_0000 + page * PAGE_SIZE).to_le_bytes());
-        }
-        let table = crate::dmar::read(&bytes, |_| {});
-        let machine = Machine::new(&[Profile::legacy(), Profile::scalable_second()]);
-        let open = |entry: &UnitEntry| {
-            let page = entry.registers.raw().wrapping_sub(0xfed9_0000) / PAGE_SIZE;
-            (page < 2).then(|| machine.regs(page as usize))
-        };
-        let (memory, clock) = (machine.memory.clone(), machine.clock.clone());
-        let bridges = |function: Function| Some((function.rid.bus().wrapping_add(1), 0xff));
-        let started = Iommu::<ModelHw>::start(memory, clock, &table, &bridges, config(), open);
-        if started.is_ok() {
-            for unit in 0..2 {
-                let regs = machine.regs(unit);
-                let taken = regs.inner().stores().iter().any(|(offset, _)| *offset == 0x18);
-                let denied = machine.unit(unit).dma(read(DISK, 0x1234_5000)).is_err();
-                prop_assert!(denied || !taken);
-            }
-            machine.assert_clean();
-        }
-    }
 }

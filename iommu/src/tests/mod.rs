@@ -12,7 +12,6 @@ mod bring_up;
 mod faults;
 mod interrupts;
 mod lifetimes;
-mod random;
 mod trouble;
 
 struct ModelHw;
@@ -65,27 +64,11 @@ fn start(profile: Profile, mode: Mode) -> (Machine, Iommu<ModelHw>) {
 
 /// Every kind of unit, and the mode it is used in.
 fn every_kind() -> Vec<(&'static str, Profile, Mode)> {
-    let first = Profile::scalable_first();
-    let qemu = |cap: u64, ecap| Profile::qemu(0x80d2_008c_222f_0606 | cap, ecap);
-    vec![
-        ("QEMU legacy", qemu(0, 0x00f0_0f5e), Mode::Auto),
-        ("QEMU second", qemu(0, 0x4998_80f0_0f5e), Mode::Auto),
-        ("QEMU first", qemu(1 << 56, 0x8998_00f0_0f5e), Mode::Auto),
-        ("legacy", Profile::legacy(), Mode::Auto),
-        ("legacy without snooping", Profile::legacy().incoherent(), Mode::Auto),
-        ("legacy with a write buffer", Profile::legacy().write_buffered(), Mode::Auto),
-        ("legacy in caching mode", Profile::legacy().caching(), Mode::Auto),
-        ("old", Profile::legacy().incoherent().write_buffered().caching(), Mode::Auto),
-        ("second", Profile::scalable_second(), Mode::Auto),
-        ("second without snooping", Profile::scalable_second().incoherent(), Mode::Auto),
-        ("second in caching mode", Profile::scalable_second().caching(), Mode::Auto),
-        ("second, used in legacy mode", Profile::scalable_second(), Mode::Legacy),
-        ("first", first, Mode::Auto),
-        ("first without snooping", first.incoherent(), Mode::Auto),
-        ("first in caching mode", first.caching(), Mode::Auto),
-        ("both", Profile::nested(), Mode::Auto),
-        ("both, used by the first", Profile::nested(), Mode::ScalableFirst),
-    ]
+    let kinds = Profile::every_kind().into_iter();
+    let mut kinds: Vec<_> = kinds.map(|(name, profile)| (name, profile, Mode::Auto)).collect();
+    kinds.push(("second, used in legacy mode", Profile::scalable_second(), Mode::Legacy));
+    kinds.push(("both, used by the first", Profile::nested(), Mode::ScalableFirst));
+    kinds
 }
 
 fn on_every_kind(test: impl Fn(&Machine, &mut Iommu<ModelHw>)) {

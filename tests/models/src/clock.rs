@@ -11,12 +11,18 @@ type Tick = Rc<dyn Fn()>;
 #[derive(Clone, Default)]
 pub struct FakeClock {
     now_ns: Rc<Cell<u64>>,
+    step_ns: Rc<Cell<u64>>,
     ticked: Rc<RefCell<Vec<Tick>>>,
 }
 
 impl FakeClock {
-    /// What one poll of a wait takes.
+    /// What one poll of a wait takes at least.
     const STEP_NS: u64 = 200;
+
+    /// From now on one poll of a wait takes so long: for tests with many waits that nothing ends.
+    pub fn set_step(&self, ns: u64) {
+        self.step_ns.set(ns);
+    }
 
     /// Calls `tick` with every step.
     pub fn on_tick(&self, tick: impl Fn() + 'static) {
@@ -35,7 +41,7 @@ impl Clock for FakeClock {
     }
 
     fn relax(&self) {
-        self.advance(Self::STEP_NS);
+        self.advance(self.step_ns.get().max(Self::STEP_NS));
         let ticked = self.ticked.borrow().clone();
         ticked.iter().for_each(|tick| tick());
     }

@@ -48,7 +48,7 @@ const ENABLE: u32 = spec::CONFIG_ADDRESS_ENABLE;
 const HOST_BRIDGE: [u32; 3] = [0x0008_1b36, 0x0000_0000, 0x0600_0000];
 
 /// Finds the virtual CPU that takes a message.
-type Targets<'a> = &'a dyn Fn(&InterruptMessage) -> Option<u32>;
+pub type Targets<'a> = &'a dyn Fn(&InterruptMessage) -> Option<u32>;
 
 /// What follows from a write of configuration space, the greater the more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -60,9 +60,9 @@ enum Effect {
     Reset,
 }
 
-/// The host bridge and all behind it.
+/// The host bridge and all behind it. [`Vm`](crate::Vm) has one; it is public for those that play guests without one.
 #[derive(Debug, Default)]
-pub(crate) struct RootComplex {
+pub struct RootComplex {
     address: u32,
     plan: Plan,
     branches: Vec<Branch>,
@@ -97,7 +97,7 @@ enum Found {
 
 impl RootComplex {
     /// As after reset, with functions for which `plan` was made.
-    pub(crate) fn new(plan: &Plan, endpoints: Vec<Box<dyn Endpoint>>) -> Self {
+    pub fn new(plan: &Plan, endpoints: Vec<Box<dyn Endpoint>>) -> Self {
         let count = endpoints.len();
         let branch = |(index, endpoint): (u8, Box<dyn Endpoint>)| {
             let port = plan.port(index.into())?;
@@ -118,7 +118,7 @@ impl RootComplex {
     }
 
     /// As after reset; functions stay, and are reset.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.address = 0;
         for branch in &mut self.branches {
             branch.port.reset();
@@ -141,7 +141,7 @@ impl RootComplex {
     }
 
     /// Reads a port.
-    pub(crate) fn read(&mut self, offset: u64, width: Width) -> u64 {
+    pub fn read(&mut self, offset: u64, width: Width) -> u64 {
         match offset {
             // Narrower accesses are not CONFIG_ADDRESS.
             ADDRESS if width == Width::W4 => self.address.into(),
@@ -154,7 +154,7 @@ impl RootComplex {
     }
 
     /// Writes a port.
-    pub(crate) fn write(&mut self, offset: u64, width: Width, value: u64, targets: Targets<'_>) {
+    pub fn write(&mut self, offset: u64, width: Width, value: u64, targets: Targets<'_>) {
         match offset {
             ADDRESS if width == Width::W4 => self.set_address(value as u32),
             DATA.. if self.address & ENABLE != 0 => {
@@ -171,7 +171,7 @@ impl RootComplex {
     }
 
     /// Reads ECAM. An access lies within a function's page.
-    pub(crate) fn read_ecam(&mut self, offset: u64, width: Width) -> u64 {
+    pub fn read_ecam(&mut self, offset: u64, width: Width) -> u64 {
         let (function, register) = ((offset >> 12) as u16, (offset & 0xfff) as u16);
         let mut read = |register, width| u64::from(self.read_config(function, register, width));
         match width {
@@ -181,13 +181,7 @@ impl RootComplex {
     }
 
     /// Writes ECAM, likewise.
-    pub(crate) fn write_ecam(
-        &mut self,
-        offset: u64,
-        width: Width,
-        value: u64,
-        targets: Targets<'_>,
-    ) {
+    pub fn write_ecam(&mut self, offset: u64, width: Width, value: u64, targets: Targets<'_>) {
         let (function, register) = ((offset >> 12) as u16, (offset & 0xfff) as u16);
         let count = if width == Width::W8 { 2 } else { 1 };
         for (register, value) in
@@ -297,14 +291,14 @@ impl RootComplex {
     }
 
     /// Reads a BAR; `None` where there is none.
-    pub(crate) fn read_memory(&mut self, gpa: Gpa, width: Width) -> Option<u64> {
+    pub fn read_memory(&mut self, gpa: Gpa, width: Width) -> Option<u64> {
         let (placed, offset) = self.placed_at(gpa)?;
         let branch = self.branches.get_mut(usize::from(placed.branch))?;
         Some(branch.function.bar_read(placed.bar, offset, width))
     }
 
     /// Writes a BAR; `None` where there is none.
-    pub(crate) fn write_memory(
+    pub fn write_memory(
         &mut self,
         gpa: Gpa,
         width: Width,

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use crate::bed::{self, BedKind, Limits, Machine, Outcome, Verdict};
-use crate::cli::Fuzz;
+use crate::cli::Instructions;
 use crate::description::Description;
 use crate::explain::Explain as _;
 use crate::step::{Context, Step};
@@ -76,7 +76,7 @@ fn hostile(bed: BedKind) -> Step {
 
 /// On QEMU, where the step fails now and then for reasons that are not found yet (docs/limits.md); and other seeds, many more.
 pub(super) fn full_steps() -> Vec<Step> {
-    let options = |on| Fuzz { on, seeds: 10 * SEEDS, first: SEEDS + 1 };
+    let options = |on| Instructions { on, seeds: 10 * SEEDS, first: SEEDS + 1 };
     let random = |bed| {
         on_bed(bed, "random instructions harm no one else", move |context| {
             fuzz(context, &options(bed))
@@ -85,11 +85,11 @@ pub(super) fn full_steps() -> Vec<Step> {
     [hostile(BedKind::Qemu)].into_iter().chain(BedKind::ALL.map(random)).collect()
 }
 
-/// `cargo xtask fuzz`: random instructions alone, beside the neighbour.
+/// `cargo xtask fuzz instructions`: random instructions alone, beside the neighbour.
 ///
 /// # Errors
 /// The guest or its neighbour failed, or could not be started.
-pub(crate) fn fuzz(context: &Context, options: &Fuzz) -> Result<(), String> {
+pub(crate) fn fuzz(context: &Context, options: &Instructions) -> Result<(), String> {
     let limit = Duration::from_secs(60 + options.seeds);
     let kinds = KINDS.into_iter().filter(|(name, _)| *name == "random").collect::<Vec<_>>();
     run(context, options.on, &kinds, options.first, options.seeds, limit)?;
@@ -252,7 +252,7 @@ fn is_in_order(console: &str) -> bool {
     missing.is_some_and(|missing| missing.iter().sum::<u64>() <= breaks)
 }
 
-/// The last that the random guest said about its seeds: where to start again (`cargo xtask fuzz --first`).
+/// The last that the random guest said about its seeds: where to start again (`cargo xtask fuzz instructions --first`).
 fn last_seed(console: &str) -> &str {
     console.lines().rfind(|line| line.contains("SEED ")).unwrap_or("no seed").trim_end()
 }

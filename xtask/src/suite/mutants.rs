@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use crate::bed::BedKind;
 use crate::explain::Explain as _;
-use crate::process;
 use crate::step::{Context, Step};
 use crate::suite::iommu::PASIDS;
 use crate::suite::require;
+use crate::{fuzz, process};
 
 /// A copy that is built from nothing takes a while.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -25,6 +25,8 @@ enum Catcher {
     Host { package: &'static str, test: &'static str },
     /// A step of this suite.
     System { step: &'static str, bed: BedKind },
+    /// The fuzzer: [`find_planted`].
+    Fuzz,
 }
 
 struct Mutant {
@@ -148,6 +150,50 @@ const MUTANTS: [Mutant; 14] = [
     },
 ];
 
+/// Faults of the IOMMU driver that the fuzzer's target `iommu` finds from nothing.
+const PLANTED: [Mutant; 3] = [
+    Mutant {
+        name: "IOTLB: what was unmapped first is not flushed",
+        file: "iommu/src/functions.rs",
+        from: "(Stage::Second, Some(blocks)) => all.extend(blocks.iter().map(",
+        to: "(Stage::Second, Some(blocks)) => all.extend(blocks.iter().skip(1).map(",
+        catcher: Catcher::Fuzz,
+    },
+    Mutant {
+        name: "frames are freed once the flush is queued, not done",
+        file: "iommu/src/teardown.rs",
+        from: "teardown.parts.iter().all(|part| part.is_done(self))",
+        to: "teardown.parts.iter().all(|part| part.ticket.is_some())",
+        catcher: Catcher::Fuzz,
+    },
+    Mutant {
+        name: "interrupt entries do not check their source (SVT=0)",
+        file: "iommu/src/remap.rs",
+        from: "_ => entry.from_function(rid),",
+        to: "_ => entry.with_sid(rid.0),",
+        catcher: Catcher::Fuzz,
+    },
+];
+
+/// `cargo xtask fuzz --planted`: one fault after the other, each of which the fuzzer must find from an empty corpus.
+///
+/// # Errors
+/// One was not found, or could not be tried.
+pub(crate) fn find_planted(context: &Context, limit: Duration) -> Result<(), String> {
+    for mutant in &PLANTED {
+        let tree = context.cache.root().join("mutants/fuzz-tree");
+        copy(&context.root, &tree)?;
+        plant(&tree, mutant)?;
+        let program = fuzz::build(&tree, &context.cache)?;
+        let corpus = context.cache.scratch()?;
+        let played = fuzz::play(&program, "iommu", limit, &context.cache, &[corpus.path()])?;
+        println!("{}: {}", mutant.name, played.told());
+        require(played.has_crashed(), || format!("not found: {}", mutant.name))?;
+        println!("{}", played.said());
+    }
+    Ok(())
+}
+
 /// One step for each.
 pub(crate) fn steps() -> Vec<Step> {
     let step = |mutant: Mutant| Step {
@@ -183,6 +229,7 @@ fn is_caught(context: &Context, mutant: &Mutant) -> Result<(), String> {
             let is_red = shown.lines().any(|line| line.starts_with("FAIL ") && line.contains(step));
             (step, is_red, shown)
         }
+        Catcher::Fuzz => return find_planted(context, LIMIT),
     };
     require(is_red, || format!("survives {test}:\n{}", end_of(&shown)))?;
     println!("     caught by {test}");
@@ -269,7 +316,7 @@ mod tests {
     #[test]
     fn every_fault_has_its_line_and_its_test() {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-        for mutant in MUTANTS {
+        for mutant in MUTANTS.into_iter().chain(PLANTED) {
             let text = fs::read_to_string(root.join(mutant.file)).unwrap();
             assert_ne!(faulty(&text, &mutant).unwrap(), text, "{}", mutant.name);
         }

@@ -14,6 +14,30 @@ pub struct Profile {
 }
 
 impl Profile {
+    /// Every kind of unit, with its name.
+    #[must_use]
+    pub fn every_kind() -> Vec<(&'static str, Self)> {
+        let first = Self::scalable_first();
+        let qemu = |cap: u64, ecap| Self::qemu(0x80d2_008c_222f_0606 | cap, ecap);
+        vec![
+            ("QEMU legacy", qemu(0, 0x00f0_0f5e)),
+            ("QEMU second", qemu(0, 0x4998_80f0_0f5e)),
+            ("QEMU first", qemu(1 << 56, 0x8998_00f0_0f5e)),
+            ("legacy", Self::legacy()),
+            ("legacy without snooping", Self::legacy().incoherent()),
+            ("legacy with a write buffer", Self::legacy().write_buffered()),
+            ("legacy in caching mode", Self::legacy().caching()),
+            ("old", Self::legacy().incoherent().write_buffered().caching()),
+            ("second", Self::scalable_second()),
+            ("second without snooping", Self::scalable_second().incoherent()),
+            ("second in caching mode", Self::scalable_second().caching()),
+            ("first", first),
+            ("first without snooping", first.incoherent()),
+            ("first in caching mode", first.caching()),
+            ("both", Self::nested()),
+        ]
+    }
+
     /// Legacy translation with three and four levels, all page sizes, coherent, interrupt remapping with 32-bit
     /// destinations, device TLBs, eight fault records.
     #[must_use]
