@@ -42,6 +42,7 @@ pub(crate) fn steps(full: bool) -> Vec<Step> {
     if full {
         steps.extend(guests::full_steps());
         steps.extend(hostile::full_steps());
+        steps.extend(linux::full_steps());
         steps.extend(devices::full_steps());
     }
     steps

@@ -6,12 +6,16 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use crate::bed::BedKind;
 use crate::cli::Test;
 use crate::context::Context;
 use crate::step::Step;
 
 /// The longest all tests may take together.
 const LIMIT: Duration = Duration::from_secs(35 * 60);
+
+/// The same where emulators, firmware and a Linux are still to be fetched, or everything to be built.
+const COLD_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// The same for the long ones.
 const LONG_LIMIT: Duration = Duration::from_secs(4 * 60 * 60);
@@ -37,10 +41,23 @@ pub(crate) fn run(context: Arc<Context>, options: &Test, all: Vec<Step>) -> Resu
     if steps.is_empty() {
         return Err("no step has that name; `cargo xtask test --list` shows all".into());
     }
-    let limit = if options.full || options.mutants { LONG_LIMIT } else { LIMIT };
+    let limit = match () {
+        () if options.full || options.mutants => LONG_LIMIT,
+        () if is_warm(&context) => LIMIT,
+        () => COLD_LIMIT,
+    };
     let (passed, failed) = carry_out(&context, steps, limit);
     println!("{passed} passed, {failed} failed");
     if failed == 0 { Ok(()) } else { Err(String::new()) }
+}
+
+/// Whether an emulator was fetched and Kerf was built before.
+fn is_warm(context: &Context) -> bool {
+    let has = |bed: &BedKind| context.cache.root().join(bed.name()).exists();
+    // This program lies in `target/debug`.
+    let target = std::env::current_exe().ok();
+    let target = target.as_deref().and_then(|path| path.ancestors().nth(2));
+    BedKind::ALL.iter().any(has) && target.is_some_and(|at| at.join("x86_64-unknown-none").exists())
 }
 
 fn is_chosen(options: &Test, step: &Step) -> bool {
@@ -131,7 +148,6 @@ fn carry_out(context: &Arc<Context>, steps: Vec<Step>, limit: Duration) -> (usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::bed::BedKind;
 
     fn step(
         name: &str,
