@@ -5,7 +5,7 @@
 //! scalable   root[bus] ──► lower (devfn < 80h) or upper context[devfn & 7fh]  32 bytes each ──► PASID directory
 //! ```
 
-use hw::Hpa;
+use hw::{Hpa, words};
 
 words! {
     /// A legacy root entry (9.1).

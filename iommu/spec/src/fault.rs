@@ -1,5 +1,7 @@
 //! Fault records (11.4.7.6) and what their reason codes mean (7.1.3).
 
+use hw::words;
+
 words! {
     /// A fault record.
     FaultRecord[2] {

@@ -1,7 +1,7 @@
 //! Interrupt remapping: table entries (9.9, 9.10), the posted-interrupt descriptor (9.11), and the messages that name an
 //! entry (5.1.2, 5.1.5).
 
-use hw::{Hpa, RequesterId};
+use hw::{Hpa, RequesterId, words};
 
 words! {
     /// An interrupt remapping table entry. With [`Irte::im`] clear it is remapped (9.9), else posted (9.10).

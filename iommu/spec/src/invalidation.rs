@@ -1,7 +1,7 @@
 //! Descriptors of the invalidation queue (6.5.2). A queue has descriptors of 128 or of 256 bits; scalable mode needs the
 //! latter, whose upper half is zero in all but page group responses.
 
-use hw::{Hpa, Pasid, RequesterId};
+use hw::{Hpa, Pasid, RequesterId, words};
 
 words! {
     /// Any descriptor; which fields it has depends on [`Descriptor::kind`].

@@ -8,9 +8,6 @@
 #![no_std]
 #![forbid(unsafe_code)]
 
-#[macro_use]
-mod fields;
-
 pub mod context;
 pub mod dmar;
 pub mod fault;

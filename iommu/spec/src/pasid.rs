@@ -1,6 +1,6 @@
 //! PASID directory and table entries (9.5, 9.6): bits 19:6 of a PASID choose the directory's entry, 5:0 the table's.
 
-use hw::Hpa;
+use hw::{Hpa, words};
 
 /// log2 of the entries of a PASID table.
 pub const TABLE_SHIFT: u32 = 6;

@@ -1,7 +1,7 @@
 //! The register page of a unit (11.4). Offsets that depend on the unit ([`Cap::fro`], [`Ecap::iro`]) are in its
 //! capabilities.
 
-use hw::{ClearedByOnes, ReadOnly, ReadWrite, Reg, WriteOnly};
+use hw::{ClearedByOnes, ReadOnly, ReadWrite, Reg, WriteOnly, on_bus, words};
 
 /// Version (11.4.1): major in 7:4, minor in 3:0.
 pub const VER: Reg<u32, ReadOnly> = Reg::at(0x00);

@@ -11,6 +11,7 @@
 mod addr;
 mod bus;
 mod clock;
+mod fields;
 mod ids;
 mod reg;
 mod table;

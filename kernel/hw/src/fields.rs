@@ -3,6 +3,7 @@
 /// A structure of 64-bit words. Each field says its getter, its setter, its type and its place: `word[bit]` or
 /// `word[high:low]`. A `bool` is a bit; an `Hpa` is an address that stands in its own place of the word; anything else is a
 /// number.
+#[macro_export]
 macro_rules! words {
     ($(#[$doc:meta])* $name:ident[$count:literal] {
         $($get:ident, $with:ident: $ty:ident = $word:literal[$high:literal $(: $low:literal)?]: $fdoc:literal;)*
@@ -16,23 +17,23 @@ macro_rules! words {
             $(
                 #[doc = $fdoc]
                 #[must_use]
-                pub const fn $get(self) -> words!(@type $ty) {
-                    words!(@get $ty, self.0[$word], $high $(, $low)?)
+                pub const fn $get(self) -> $crate::words!(@type $ty) {
+                    $crate::words!(@get $ty, self.0[$word], $high $(, $low)?)
                 }
                 #[doc = concat!("Sets [`Self::", stringify!($get), "`].")]
                 #[must_use]
-                pub const fn $with(mut self, value: words!(@type $ty)) -> Self {
-                    self.0[$word] = words!(@with $ty, self.0[$word], value, $high $(, $low)?);
+                pub const fn $with(mut self, value: $crate::words!(@type $ty)) -> Self {
+                    self.0[$word] = $crate::words!(@with $ty, self.0[$word], value, $high $(, $low)?);
                     self
                 }
             )*
         }
     };
-    (@type Hpa) => { hw::Hpa };
+    (@type Hpa) => { $crate::Hpa };
     (@type $ty:ident) => { $ty };
     (@get bool, $word:expr, $bit:literal) => { $word >> $bit & 1 != 0 };
     (@get Hpa, $word:expr, $high:literal, $low:literal) => {
-        hw::Hpa::new($word & u64::MAX << $low & u64::MAX >> (63 - $high))
+        $crate::Hpa::new($word & u64::MAX << $low & u64::MAX >> (63 - $high))
     };
     (@get $ty:ident, $word:expr, $high:literal, $low:literal) => {
         ($word >> $low & u64::MAX >> (63 - ($high - $low))) as $ty
@@ -50,11 +51,12 @@ macro_rules! words {
     }};
 }
 
-/// Registers of one word that are made of [`words!`]: how they are put on the bus.
+/// Registers of one word that are made of [`words!`](crate::words): how they are put on the bus.
+#[macro_export]
 macro_rules! on_bus {
     ($($name:ident: $width:ident),*) => {$(
-        impl hw::RegisterValue for $name {
-            const WIDTH: hw::Width = hw::Width::$width;
+        impl $crate::RegisterValue for $name {
+            const WIDTH: $crate::Width = $crate::Width::$width;
             fn from_raw(raw: u64) -> Self {
                 Self([raw])
             }
