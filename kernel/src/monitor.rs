@@ -10,7 +10,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use ::pci::{BarKind, FunctionInfo, Group, Reset};
+use ::pci::{FunctionInfo, Group, Reset};
 use hw::PAGE_SIZE;
 use manage::{
     CpuUse, Exits, FunctionUse, LastExit, MemoryUse, Refusal, Request, Response, State, VcpuExits,
@@ -195,13 +195,7 @@ pub(crate) fn functions() -> Vec<FunctionUse> {
         address: info.function.to_string(),
         ids: [info.vendor, info.device],
         class: info.class,
-        bars: info
-            .bars
-            .iter()
-            .flatten()
-            .filter(|bar| bar.kind != BarKind::Io)
-            .map(|bar| (bar.index, bar.base, bar.bytes))
-            .collect(),
+        bars: info.memory_bars().map(|bar| (bar.index, bar.base, bar.bytes)).collect(),
         interrupts: [
             info.msi.map_or(0, |msi| msi.vectors.into()),
             info.msix.map_or(0, |msix| msix.entries),

@@ -112,28 +112,23 @@ impl Found {
     pub(crate) fn misplaced(&self, info: &FunctionInfo) -> Option<u8> {
         /// I/O APICs, HPETs, IOMMUs, local APICs, the firmware.
         const CHIPSET: (u64, u64) = (0xfec0_0000, 0x1_0000_0000);
-        let memory = |info: &FunctionInfo| {
-            let bars = info.bars.into_iter().flatten().filter(|bar| bar.kind != BarKind::Io);
-            bars.map(|bar| (bar.base, bar.base.saturating_add(bar.bytes)))
-        };
         let others = self.functions.iter().filter(|other| other.function != info.function);
-        let mut taken: Vec<(u64, u64)> = others.flat_map(memory).collect();
+        let bars = others.flat_map(FunctionInfo::memory_bars);
+        let mut taken: Vec<_> = bars.map(|bar| (bar.range().start, bar.range().end)).collect();
         taken.push(CHIPSET);
         taken.extend(self.reserved.iter().copied().chain(iommu::registers()));
-        let own = info.bars.into_iter().flatten().filter(|bar| bar.kind != BarKind::Io);
-        let is_wrong = |bar: &Bar| {
+        let is_wrong = |bar: &&Bar| {
             let end = bar.base.checked_add(bar.bytes);
             bar.base == 0
                 || end.is_none_or(|end| {
                     taken.iter().any(|&(first, past)| bar.base < past && first < end)
                 })
         };
-        own.filter(is_wrong).map(|bar| bar.index).next().or_else(|| {
+        info.memory_bars().find(is_wrong).map(|bar| bar.index).or_else(|| {
             // Memory is not to be had either.
             let bars = self.bars(info);
-            let missing = |bar: &Bar| bars.get(usize::from(bar.index)).is_none_or(Option::is_none);
-            let own = info.bars.into_iter().flatten().filter(|bar| bar.kind != BarKind::Io);
-            own.filter(missing).map(|bar| bar.index).next()
+            let missing = |bar: &&Bar| bars.get(usize::from(bar.index)).is_none_or(Option::is_none);
+            info.memory_bars().find(missing).map(|bar| bar.index)
         })
     }
 

@@ -127,11 +127,6 @@ impl<'a, A: ConfigAccess> Config<'a, A> {
     pub(crate) fn write32(self, offset: u16, value: u32) {
         self.access.write(self.function, offset, Width::W4, value);
     }
-
-    /// Whether anybody answers.
-    pub(crate) fn is_there(self) -> bool {
-        self.read16(crate::spec::VENDOR) != crate::spec::NO_VENDOR
-    }
 }
 
 #[cfg(test)]

@@ -10,24 +10,35 @@ pub(crate) fn read<A: ConfigAccess>(
     count: u8,
     has_rom: bool,
 ) -> ([Option<Bar>; 6], Option<Bar>) {
-    let mut bars = [None; 6];
     if count == 0 {
-        return (bars, None);
+        return ([None; 6], None);
     }
     let command = config.read16(spec::COMMAND);
     config.write16(spec::COMMAND, command & !(spec::COMMAND_IO | spec::COMMAND_MEMORY));
+    let bars = read_all(config, spec::BAR0, count);
+    let rom = if has_rom { read_rom(config) } else { None };
+    config.write16(spec::COMMAND, command);
+    (bars, rom)
+}
+
+/// The BARs from the register `first` on, which nothing decodes meanwhile.
+pub(crate) fn read_all<A: ConfigAccess>(
+    config: Config<'_, A>,
+    first: u16,
+    count: u8,
+) -> [Option<Bar>; 6] {
+    let mut bars = [None; 6];
     let mut index = 0;
     while index < count {
-        let found = read_one(config, index, count);
-        let taken = if is_wide(config, index) { 2 } else { 1 };
+        let register = first + 4 * u16::from(index);
+        let found = read_one(config, register, index, count);
+        let taken = if is_wide(config, register) { 2 } else { 1 };
         if let (Some(bar), Some(place)) = (found, bars.get_mut(usize::from(index))) {
             *place = Some(bar);
         }
         index += taken;
     }
-    let rom = if has_rom { read_rom(config) } else { None };
-    config.write16(spec::COMMAND, command);
-    (bars, rom)
+    bars
 }
 
 /// The register of a BAR.
@@ -35,8 +46,16 @@ pub(crate) const fn register(index: u8) -> u16 {
     spec::BAR0 + 4 * index as u16
 }
 
-fn is_wide<A: ConfigAccess>(config: Config<'_, A>, index: u8) -> bool {
-    let value = config.read32(register(index));
+/// Writes the address of a BAR whose register this is.
+pub(crate) fn write<A: ConfigAccess>(config: Config<'_, A>, register: u16, bar: &Bar) {
+    config.write32(register, bar.base as u32);
+    if bar.kind == BarKind::Memory64 {
+        config.write32(register + 4, (bar.base >> 32) as u32);
+    }
+}
+
+fn is_wide<A: ConfigAccess>(config: Config<'_, A>, register: u16) -> bool {
+    let value = config.read32(register);
     value & spec::BAR_IO == 0 && value & spec::BAR_TYPE == spec::BAR_64
 }
 
@@ -49,8 +68,13 @@ fn probe<A: ConfigAccess>(config: Config<'_, A>, register: u16, ones: u32) -> (u
     (value, mask)
 }
 
-fn read_one<A: ConfigAccess>(config: Config<'_, A>, index: u8, count: u8) -> Option<Bar> {
-    let (value, mask) = probe(config, register(index), u32::MAX);
+fn read_one<A: ConfigAccess>(
+    config: Config<'_, A>,
+    register: u16,
+    index: u8,
+    count: u8,
+) -> Option<Bar> {
+    let (value, mask) = probe(config, register, u32::MAX);
     // Nobody answers any more.
     if value == u32::MAX {
         return None;
@@ -68,7 +92,7 @@ fn read_one<A: ConfigAccess>(config: Config<'_, A>, index: u8, count: u8) -> Opt
     if index + 1 >= count {
         return None;
     }
-    let (value, high) = probe(config, register(index + 1), u32::MAX);
+    let (value, high) = probe(config, register + 4, u32::MAX);
     base |= u64::from(value) << 32;
     mask |= u64::from(high) << 32;
     bar(index, BarKind::Memory64, prefetchable, base, mask)

@@ -15,7 +15,7 @@ pub(crate) fn conventional<A: ConfigAccess>(
 ) -> Vec<Capability> {
     let mut found = Vec::new();
     let has = config.read16(spec::STATUS) & spec::STATUS_CAPABILITIES != 0;
-    if !has || matches!(header, HeaderKind::Other(_)) || !config.is_there() {
+    if !has || matches!(header, HeaderKind::Other(_)) {
         return found;
     }
     let next = |offset| u16::from(config.read8(offset)) & 0xfc;

@@ -1,6 +1,7 @@
 //! One function, as enumeration found it: all later work goes by this and reads no layout again.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 
 use hw::Function;
 
@@ -15,6 +16,8 @@ pub struct FunctionInfo {
     pub function: Function,
     /// The bridge above it; `None` on a root bus.
     pub parent: Option<Function>,
+    /// The function that it is a virtual function of. Such a one reads all ones as its vendor, and has no BARs of its own.
+    pub physical: Option<Function>,
     /// Vendor ID.
     pub vendor: u16,
     /// Device ID.
@@ -79,6 +82,12 @@ pub struct Bar {
 impl Bar {
     /// Index of an expansion ROM.
     pub const ROM: u8 = 6;
+
+    /// The addresses that it decodes.
+    #[must_use]
+    pub const fn range(&self) -> Range<u64> {
+        self.base..self.base.saturating_add(self.bytes)
+    }
 }
 
 /// What kind of address a BAR holds.
@@ -222,6 +231,11 @@ impl FunctionInfo {
     #[must_use]
     pub fn bar(&self, index: u8) -> Option<&Bar> {
         self.bars.get(usize::from(index))?.as_ref()
+    }
+
+    /// Its BARs in memory.
+    pub fn memory_bars(&self) -> impl Iterator<Item = &Bar> {
+        self.bars.iter().flatten().filter(|bar| bar.kind != BarKind::Io)
     }
 
     /// Whether it leads to other buses.

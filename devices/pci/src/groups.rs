@@ -172,6 +172,13 @@ fn is_beside(
             || parent().is_some_and(|port| port.forwards_ari(access)))
 }
 
+/// Whether two are a physical function and its virtual ones, and `info` offers no access control: it would have to if it
+/// could reach the others (6.12.1.2).
+fn is_apart_by_nature(info: &FunctionInfo, other: &FunctionInfo) -> bool {
+    let physical = |info: &FunctionInfo| info.physical.unwrap_or(info.function);
+    physical(info) == physical(other) && info.extended_capability(extended::ACS).is_none()
+}
+
 fn device_ties(functions: &[FunctionInfo], access: &impl ConfigAccess) -> Vec<Tie> {
     let mut ties = Vec::new();
     for info in functions.iter().filter(|info| !keeps_apart(info, access)) {
@@ -179,7 +186,9 @@ fn device_ties(functions: &[FunctionInfo], access: &impl ConfigAccess) -> Vec<Ti
         if ties.iter().any(|tie: &Tie| tie.one == info.function) {
             continue;
         }
-        let beside = functions.iter().filter(|other| is_beside(functions, info, other, access));
+        let beside = functions.iter().filter(|other| {
+            is_beside(functions, info, other, access) && !is_apart_by_nature(info, other)
+        });
         let other = info.function;
         ties.extend(beside.map(|one| Tie { one: one.function, other, reason: Reason::Device }));
     }

@@ -1,6 +1,7 @@
 //! PCI as found on the machine, over any [`ConfigAccess`]: what there is ([`enumerate`]), silence at hand-over
 //! ([`quiet`]), which functions cannot be told apart or kept apart ([`groups`]), a function's interrupts ([`Msi`],
-//! [`Msix`]) and its reset ([`reset`]). [`spec`] is the layout, shared with what guests are shown.
+//! [`Msix`]), its reset ([`reset`]) and its virtual functions ([`Sriov`]). [`spec`] is the layout, shared with what
+//! guests are shown.
 //!
 //! Nothing that configuration space says is trusted: a function that is gone reads all ones, chains of capabilities may
 //! be endless, bridges may lie about their buses.
@@ -26,6 +27,8 @@ mod interrupts;
 mod read;
 mod reset;
 pub mod spec;
+mod sriov;
+mod windows;
 
 #[cfg(test)]
 mod model;
@@ -39,3 +42,4 @@ pub use function::{
 };
 pub use groups::{Group, Reason, Tie, groups, isolate};
 pub use reset::{ResetError, Resetting, reset};
+pub use sriov::{Sriov, SriovError};

@@ -5,7 +5,9 @@ use alloc::vec::Vec;
 use hw::Function;
 
 use crate::access::{Config, ConfigAccess};
-use crate::function::{BarKind, Capability, FunctionInfo, HeaderKind, Msi, Msix, PcieKind, Reset};
+use crate::function::{
+    Bar, BarKind, Capability, FunctionInfo, HeaderKind, Msi, Msix, PcieKind, Reset,
+};
 use crate::spec;
 use crate::spec::capability::{self, advanced_features, express, msi, msix, power};
 use crate::{bars, capabilities};
@@ -31,9 +33,10 @@ impl FunctionInfo {
             true => ([None; 6], None),
             false => bars::read(config, bar_count, is_endpoint),
         };
-        let mut info = Self {
+        let info = Self {
             function: config.function,
             parent,
+            physical: None,
             vendor: config.read16(spec::VENDOR),
             device: config.read16(spec::DEVICE),
             class: class >> 8,
@@ -45,13 +48,43 @@ impl FunctionInfo {
             header,
             bars,
             rom,
-            caps: capabilities::conventional(config, header),
+            caps: Vec::new(),
             extended: Vec::new(),
             msi: None,
             msix: None,
             pcie: None,
             reset: Reset::None,
         };
+        info.with_capabilities(config)
+    }
+
+    /// A virtual function: its vendor is that of its physical function, its device ID and BARs are in the capability of
+    /// that (9.3.4.1). `None` where nobody answers.
+    pub(crate) fn read_virtual<A: ConfigAccess>(
+        config: Config<'_, A>,
+        physical: &Self,
+        device: u16,
+        bars: [Option<Bar>; 6],
+    ) -> Option<Self> {
+        let class = config.read32(spec::REVISION);
+        let info = Self {
+            function: config.function,
+            physical: Some(physical.function),
+            device,
+            class: class >> 8,
+            revision: class as u8,
+            bars,
+            rom: None,
+            caps: Vec::new(),
+            extended: Vec::new(),
+            ..physical.clone()
+        };
+        (class != u32::MAX).then(|| info.with_capabilities(config))
+    }
+
+    fn with_capabilities<A: ConfigAccess>(mut self, config: Config<'_, A>) -> Self {
+        let info = &mut self;
+        info.caps = capabilities::conventional(config, info.header);
         info.pcie = info
             .capability(capability::EXPRESS)
             .map(|found| PcieKind::new(config.read16(found.offset + express::CAPABILITIES)));
@@ -61,7 +94,7 @@ impl FunctionInfo {
         info.msi = info.read_msi(config);
         info.msix = info.read_msix(config);
         info.reset = info.best_reset(config);
-        info
+        self
     }
 
     fn read_msi<A: ConfigAccess>(&self, config: Config<'_, A>) -> Option<Msi> {

@@ -54,7 +54,8 @@ pub struct Resetting {
     kind: Reset,
     /// The capability by which it is reset.
     offset: u16,
-    identity: u32,
+    /// A register that tells that it is back, and what it then holds.
+    identity: (u16, u32),
     saved: Vec<(u16, Width, u32)>,
     state: State,
 }
@@ -95,7 +96,12 @@ impl Resetting {
             Reset::None => return Err(ResetError::None),
         };
         let offset = info.capability(by).ok_or(ResetError::None)?.offset;
-        if !config.is_there() || info.header != HeaderKind::Endpoint {
+        let identity = match info.physical {
+            None => (spec::VENDOR, u32::from(info.device) << 16 | u32::from(info.vendor)),
+            Some(_) => (spec::REVISION, info.class << 8 | u32::from(info.revision)),
+        };
+        let is_there = config.read32(identity.0) != u32::MAX;
+        if !is_there || info.header != HeaderKind::Endpoint {
             return Err(ResetError::Gone);
         }
         let saved = save(config, info);
@@ -104,7 +110,7 @@ impl Resetting {
             function: info.function,
             kind: info.reset,
             offset,
-            identity: u32::from(info.device) << 16 | u32::from(info.vendor),
+            identity,
             saved,
             state: State::Draining(Deadline::after_ns(clock, DRAIN_NS)),
         })
@@ -135,7 +141,7 @@ impl Resetting {
             }
             State::Returning(until) => {
                 let late = until.has_passed(clock);
-                if config.read32(spec::VENDOR) == self.identity {
+                if config.read32(self.identity.0) == self.identity.1 {
                     for (offset, width, value) in &self.saved {
                         access.write(self.function, *offset, *width, *value);
                     }

@@ -110,6 +110,8 @@ pub mod express {
     pub const DEVICE_CONTROL: u16 = 0x08;
     /// Device status, 16 bits (7.5.3.5).
     pub const DEVICE_STATUS: u16 = 0x0a;
+    /// Device capabilities 2 (7.5.3.15).
+    pub const DEVICE_CAPABILITIES_2: u16 = 0x24;
     /// Device control 2, 16 bits (7.5.3.16).
     pub const DEVICE_CONTROL_2: u16 = 0x28;
     /// Bytes of the capability from version 2 on.
@@ -131,6 +133,8 @@ pub mod express {
     pub const START_FLR: u16 = 1 << 15;
     /// Of [`DEVICE_STATUS`]: some of its requests are unanswered.
     pub const TRANSACTIONS_PENDING: u16 = 1 << 5;
+    /// Of [`DEVICE_CAPABILITIES_2`]: a port that can do that of [`ARI_FORWARDING`].
+    pub const CAN_FORWARD_ARI: u32 = 1 << 5;
     /// Of [`DEVICE_CONTROL_2`]: a port that takes device and function as one number of 8 bits.
     pub const ARI_FORWARDING: u16 = 1 << 5;
 }

@@ -83,12 +83,28 @@ pub mod ats {
 pub mod sriov {
     /// Control, 16 bits.
     pub const CONTROL: u16 = 0x08;
+    /// Virtual functions there can be, 16 bits.
+    pub const TOTAL: u16 = 0x0e;
+    /// Virtual functions there are once they are enabled, 16 bits.
+    pub const COUNT: u16 = 0x10;
+    /// From the requester ID of the physical function to the first one's, 16 bits; changes with [`COUNT`] and [`ARI`].
+    pub const FIRST: u16 = 0x14;
+    /// From one's requester ID to the next one's, 16 bits; likewise.
+    pub const STRIDE: u16 = 0x16;
+    /// Their device ID, 16 bits.
+    pub const DEVICE: u16 = 0x1a;
+    /// The page size that their BARs are multiples of: 4 KiB by its lowest bit, which every function supports.
+    pub const PAGE_SIZE: u16 = 0x20;
+    /// The first of six BARs: the address of the first virtual function's.
+    pub const BAR0: u16 = 0x24;
     /// Bytes of the capability.
     pub const BYTES: u16 = 0x40;
     /// Of [`CONTROL`]: the virtual functions exist.
     pub const ENABLE: u16 = 1 << 0;
     /// Of [`CONTROL`]: their memory is decoded.
     pub const MEMORY_ENABLE: u16 = 1 << 3;
+    /// Of [`CONTROL`]: the port above takes device and function as one number.
+    pub const ARI: u16 = 1 << 4;
 }
 
 /// BARs whose size can be set (7.8.6).

@@ -54,6 +54,13 @@ pub const BAR0: u16 = 0x10;
 pub const SECONDARY_BUS: u16 = 0x19;
 /// Subordinate bus, 8 bits; type 1 (7.5.1.3.4).
 pub const SUBORDINATE_BUS: u16 = 0x1a;
+/// First and last MiB of the memory that a bridge passes on, 16 bits each: address bits 31:20 in 15:4; type 1
+/// (7.5.1.3.8).
+pub const MEMORY_WINDOW: u16 = 0x20;
+/// Likewise of prefetchable memory, whose lowest bit says that the upper halves below exist (7.5.1.3.9).
+pub const PREFETCHABLE_WINDOW: u16 = 0x24;
+/// Upper halves of the first and of the last address of prefetchable memory (7.5.1.3.10).
+pub const PREFETCHABLE_UPPER: u16 = 0x28;
 /// Subsystem vendor ID, 16 bits; type 0.
 pub const SUBSYSTEM_VENDOR: u16 = 0x2c;
 /// Subsystem ID, 16 bits; type 0.
@@ -114,6 +121,10 @@ pub const ROM_FLAGS: u32 = 0x7ff;
 pub mod class {
     /// A host bridge.
     pub const HOST_BRIDGE: u32 = 0x06_00;
+    /// Of a base class, 8 bits: a display.
+    pub const DISPLAY: u32 = 0x03;
+    /// Of a base class: serial ports among others.
+    pub const COMMUNICATION: u32 = 0x07;
     /// A bridge between PCI buses.
     pub const PCI_BRIDGE: u32 = 0x06_04;
 }

@@ -12,6 +12,8 @@ fn headers_are_where_linux_has_them() {
     // PCI_SECONDARY_BUS, PCI_SUBORDINATE_BUS, PCI_SUBSYSTEM_VENDOR_ID, PCI_SUBSYSTEM_ID
     let ids = [SECONDARY_BUS, SUBORDINATE_BUS, SUBSYSTEM_VENDOR, SUBSYSTEM];
     assert_eq!(ids, [0x19, 0x1a, 0x2c, 0x2e]);
+    // PCI_MEMORY_BASE, PCI_PREF_MEMORY_BASE, PCI_PREF_BASE_UPPER32
+    assert_eq!([MEMORY_WINDOW, PREFETCHABLE_WINDOW, PREFETCHABLE_UPPER], [0x20, 0x24, 0x28]);
     // PCI_ROM_ADDRESS, PCI_CAPABILITY_LIST, PCI_INTERRUPT_LINE
     assert_eq!([ROM, CAPABILITIES, INTERRUPT_LINE], [0x30, 0x34, 0x3c]);
     // PCI_COMMAND_IO, _MEMORY, _MASTER, _INTX_DISABLE, PCI_STATUS_CAP_LIST
@@ -50,7 +52,9 @@ fn pci_express_is_as_linux_has_it() {
     // PCI_EXP_FLAGS, _DEVCTL, _DEVSTA, _DEVCAP, _DEVCTL2
     let all = [express::CAPABILITIES, express::DEVICE_CONTROL, express::DEVICE_STATUS];
     assert_eq!((all, express::DEVICE_CAPABILITIES), ([0x02, 0x08, 0x0a], 0x04));
-    assert_eq!(express::DEVICE_CONTROL_2, 0x28);
+    assert_eq!((express::DEVICE_CAPABILITIES_2, express::DEVICE_CONTROL_2), (0x24, 0x28));
+    // PCI_EXP_DEVCAP2_ARI
+    assert_eq!(express::CAN_FORWARD_ARI, 0x20);
     // PCI_EXP_DEVCAP_FLR, _PHANTOM, PCI_EXP_DEVCTL_BCR_FLR, _PHANTOM, PCI_EXP_DEVSTA_TRPND, PCI_EXP_DEVCTL2_ARI
     assert_eq!((express::FLR, 3_u32 << express::PHANTOM_SHIFT), (0x1000_0000, 0x18));
     assert_eq!((express::START_FLR, express::PHANTOM_ENABLE), (0x8000, 0x0200));
@@ -76,6 +80,10 @@ fn extended_capabilities_are_as_linux_has_them() {
     // PCI_SRIOV_CTRL, _CTRL_VFE, _CTRL_MSE, PCI_EXT_CAP_SRIOV_SIZEOF; PCI_PRI_CTRL, _CTRL_ENABLE; PCI_DVSEC_HEADER1, 2
     let control = (sriov::CONTROL, sriov::ENABLE, sriov::MEMORY_ENABLE, sriov::BYTES);
     assert_eq!(control, (8, 1, 8, 64));
+    // PCI_SRIOV_TOTAL_VF, _NUM_VF, _VF_OFFSET, _VF_STRIDE, _VF_DID, _SYS_PGSIZE, _BAR, _CTRL_ARI
+    let all = [sriov::TOTAL, sriov::COUNT, sriov::FIRST, sriov::STRIDE, sriov::DEVICE];
+    assert_eq!(all, [0x0e, 0x10, 0x14, 0x16, 0x1a]);
+    assert_eq!([sriov::PAGE_SIZE, sriov::BAR0, sriov::ARI], [0x20, 0x24, 0x10]);
     assert_eq!([pri::CONTROL, pri::ENABLE, dvsec::VENDOR, dvsec::ID], [4, 1, 4, 8]);
     // PCI_EXT_CAP_ID_REBAR, PCI_REBAR_CTRL, _NBAR_SHIFT
     use extended::{RESIZABLE_BAR, resizable_bar};
