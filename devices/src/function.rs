@@ -5,6 +5,7 @@ use core::fmt;
 
 use hw::{Function, Iova, Pasid};
 
+use crate::dsa;
 use crate::error::{CarveError, Fault};
 use crate::interface::{Interface, InterfaceId, InterfaceState, Mode};
 
@@ -163,12 +164,8 @@ pub struct Want {
 /// What the owner of an interface may choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Setting {
-    /// log2 of the most bytes of a transfer.
-    MaxTransferShift(u8),
-    /// log2 of the most descriptors of a batch.
-    MaxBatchShift(u8),
-    /// Entries of a shared queue that not only the privileged may fill.
-    Threshold(u16),
+    /// Of a work queue of DSA.
+    Queue(dsa::Settings),
 }
 
 /// What may take long.

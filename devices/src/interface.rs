@@ -140,6 +140,11 @@ impl<T> Interfaces<T> {
         Some((InterfaceId { number, generation: *generation }, place.as_ref()?))
     }
 
+    /// What all that are given out have here.
+    pub fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.0.iter_mut().filter_map(|(_, place)| place.as_mut())
+    }
+
     /// All that are given out.
     pub fn iter(&self) -> impl Iterator<Item = (InterfaceId, &T)> {
         (0..self.0.len()).filter_map(|number| self.numbered(number as u16))

@@ -10,6 +10,9 @@ use hw::PAGE_SIZE;
 pub enum PageKind {
     /// It may be mapped into a guest: it does nothing but to this interface, and holds no interrupt slot.
     Fast,
+    /// Likewise, where the CPU translates the PASIDs that guests give to ENQCMD and ENQCMDS; elsewhere ring 0 could put in
+    /// anybody's.
+    Translated,
     /// Its registers are reached through software only.
     Slow,
     /// It holds interrupt slots: nobody but the function's driver writes it.
@@ -42,6 +45,12 @@ impl Page {
     #[must_use]
     pub const fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// A fast page, as one into which descriptors bring their PASIDs.
+    pub(crate) fn translated(self) -> Self {
+        let kind = if self.kind == PageKind::Fast { PageKind::Translated } else { self.kind };
+        Self { kind, ..self }
     }
 
     /// What may be done with it.
@@ -94,11 +103,10 @@ impl BarMap {
     /// # Errors
     /// [`PageError`].
     pub fn fast(&self, bar: u8, offset: u64, bytes: u64) -> Result<Page, PageError> {
-        match self.page(bar, offset, bytes, PageKind::Fast)? {
-            Page { kind: PageKind::Fast, .. } if self.holds_slots(bar, offset, bytes) => {
-                Err(PageError::HoldsSlots)
-            }
-            page => Ok(page),
+        let page = self.page(bar, offset, bytes, PageKind::Fast)?;
+        match self.holds_slots(bar, offset, bytes) {
+            true => Err(PageError::HoldsSlots),
+            false => Ok(page),
         }
     }
 
