@@ -11,13 +11,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Instant;
 
 use hw::{
-    Clock, Deadline, DeviceTables, Function, Hpa, OutOfFrames, PAGE_SIZE, RegisterBus, TableMemory,
-    Width,
+    Clock, Deadline, DeviceTables, Function, Hpa, OutOfFrames, PAGE_SIZE, RegisterBus, RequesterId,
+    TableMemory, Width,
 };
 use iommu::dmar::{Dmar, UnitEntry};
 use iommu::{Config, Fault, Hw, Iommu, Mode, Pending};
 
 const UNIT: Hpa = Hpa::new(0xfed9_0000);
+/// Where extended configuration space is put.
+pub(crate) const ECAM: u64 = 0xb000_0000;
 
 /// A running QEMU; clones are the same.
 #[derive(Clone)]
@@ -195,6 +197,9 @@ impl Machine {
     pub(crate) fn new(command: &[String], devices: &[&str], options: &str, mode: Mode) -> Self {
         let unit = format!("intel-iommu,intremap=on,eim=on{options}");
         let qemu = Qemu::start(command, devices, &unit);
+        // The host bridge's PCIEXBAR.
+        let bridge = Function { segment: 0, rid: RequesterId::new(0, 0, 0) };
+        qemu.configure(bridge, 0x60, ECAM as u32 | 1);
         let memory = Memory(qemu.clone(), Rc::new(Cell::new(0x100_0000)), Rc::default());
         let unit = UnitEntry {
             segment: 0,

@@ -1,13 +1,15 @@
 //! The driver against QEMU's VT-d, which is not ours: `cargo run -p iommu --example qemu -- edu qemu-system-x86_64`. What
 //! follows the first word is the command that starts QEMU 11.1; it runs without a CPU, driven over its test protocol.
 //!
-//! The first word says whose DMA and interrupts it is to hold: [`edu`], a device of QEMU's own, or [`siov`], ours with
-//! PASIDs, which the command has to preload (`tests/beds/qemu`). [`machine`] is what both stand on. Ends with `PASS` or a
-//! panic.
+//! The first word says whose DMA and interrupts it is to hold: [`edu`], a device of QEMU's own, or [`siov`] or [`dsa`], ours
+//! with PASIDs, which the command has to preload (`tests/beds/qemu`). [`machine`] is what all stand on, and [`spaces`] what the
+//! latter two are given. Ends with `PASS` or a panic.
 
+mod dsa;
 mod edu;
 mod machine;
 mod siov;
+mod spaces;
 
 use iommu::Mode;
 use machine::Machine;
@@ -41,7 +43,12 @@ fn main() {
                 siov::check(run(&siov::DEVICES, options, Mode::Auto));
             }
         }
-        _ => panic!("usage: qemu edu|siov COMMAND…"),
+        Some("dsa") => {
+            for options in [SCALABLE, &first] {
+                dsa::check(run(&dsa::DEVICES, options, Mode::Auto));
+            }
+        }
+        _ => panic!("usage: qemu edu|siov|dsa COMMAND…"),
     }
     println!("PASS");
 }

@@ -1,23 +1,17 @@
 //! Two functions of `tests/models/siov`, at addresses 0:4.0 and 0:5.0: DMA with PASIDs, and interrupts by slots.
 
-use hw::{DeviceTables as _, Function, Hpa, Iova, PAGE_SIZE, Pasid, RequesterId};
-use iommu::{Attach, Attachment, Fault, Message, Source, SpaceId, Stage, Target};
+use hw::{Function, Iova, PAGE_SIZE, RequesterId};
+use iommu::{Fault, Message, Source, Stage, Target};
 use iommu_spec::fault::reason;
-use paging::Rights;
 use siov::{Status, control, flag, operation, page};
 
 use crate::machine::Machine;
+use crate::spaces::{FRAMES, IOVA, PASID_CONTROL, config, pasid};
 
 pub(crate) const DEVICES: [&str; 2] = ["kerf-siov,addr=04.0", "kerf-siov,addr=05.0"];
 
 const OWN: Function = Function { segment: 0, rid: RequesterId::new(0, 4, 0) };
 const OTHER: Function = Function { segment: 0, rid: RequesterId::new(0, 5, 0) };
-/// Where extended configuration space is put, and the PASID capability's control register in it.
-const ECAM: u64 = 0xb000_0000;
-const PASID_CONTROL: u64 = 0x106;
-/// What every space maps, and where.
-const IOVA: u64 = 0x4000_0000;
-const FRAMES: u64 = 4;
 /// Of a new frame: nobody writes it.
 const UNTOUCHED: u64 = 0;
 
@@ -29,17 +23,6 @@ fn bar(function: Function) -> u64 {
 /// PASIDs of interfaces 0 to 3: neighbours in a table, one of the next table, and one that the directory grows for.
 const PASIDS: [u32; 4] = [5, 6, 0x45, 0xf_ffff];
 
-fn pasid(raw: u32) -> Pasid {
-    Pasid::try_new(raw).expect("20 bits")
-}
-
-/// What a PASID reaches.
-struct Granted {
-    space: SpaceId,
-    attachment: Attachment,
-    data: Hpa,
-}
-
 struct Bench {
     machine: Machine,
     /// The last pattern that was written.
@@ -49,17 +32,13 @@ struct Bench {
 }
 
 pub(crate) fn check(machine: Machine) {
-    // The host bridge's PCIEXBAR.
-    let bridge = Function { segment: 0, rid: RequesterId::new(0, 0, 0) };
-    machine.qemu.configure(bridge, 0x60, ECAM as u32 | 1);
     for function in [OWN, OTHER] {
         // Registers, then memory space and bus mastering.
         machine.qemu.configure(function, 0x10, bar(function) as u32);
         machine.qemu.configure(function, 0x04, 6);
         let signature = machine.qemu.read(bar(function) + control::SIGNATURE, 'l');
         assert_eq!(signature, control::SIGNATURE_VALUE.into(), "not such a device");
-        let config = ECAM + u64::from(function.rid.0) * PAGE_SIZE;
-        machine.qemu.write(config + PASID_CONTROL, 'w', 1);
+        machine.qemu.write(config(function) + PASID_CONTROL, 'w', 1);
     }
     let mut bench = Bench { machine, pattern: 0, vector: 0x50 };
     bench.denied_by_default();
@@ -127,37 +106,6 @@ impl Bench {
         assert_eq!(fault.reason, why, "{fault}");
     }
 
-    /// A space with memory of its own, for a PASID of a function's or for its requests without. QEMU asks for the latter's
-    /// entry before it looks at any other.
-    fn grant(&mut self, function: Function, raw: Option<u32>) -> Granted {
-        let Machine { iommu, memory, .. } = &mut self.machine;
-        let data = memory.alloc_run(FRAMES).expect("frames");
-        let space = iommu.create_space().expect("a domain");
-        let bytes = FRAMES * PAGE_SIZE;
-        iommu.map(space, Iova::new(IOVA), data, bytes, Rights::RW).expect("free");
-        let attach = Attach { pasid: raw.map(pasid), ..Attach::new(function, space) };
-        Granted { space, attachment: iommu.attach(attach).expect("free"), data }
-    }
-
-    fn revoke(&mut self, granted: Granted) -> (SpaceId, Hpa) {
-        let pending = self.machine.iommu.detach(granted.attachment);
-        self.machine.retire(pending);
-        (granted.space, granted.data)
-    }
-
-    fn free(&mut self, (space, data): (SpaceId, Hpa)) {
-        let pending = self.machine.iommu.destroy_space(space).expect("attached nowhere");
-        self.machine.retire(pending);
-        self.machine.memory.free_run(data, FRAMES);
-    }
-
-    fn take_back(&mut self, granted: impl IntoIterator<Item = Granted>) {
-        for granted in granted {
-            let gone = self.revoke(granted);
-            self.free(gone);
-        }
-    }
-
     fn denied_by_default(&mut self) {
         for function in [OWN, OTHER] {
             assert_eq!(self.fill(function, 0, IOVA).0, Status::Disabled as u8);
@@ -174,8 +122,8 @@ impl Bench {
         for (interface, raw) in PASIDS.into_iter().enumerate() {
             self.set_pasid(OWN, interface, raw);
         }
-        let without = self.grant(OWN, None);
-        let granted = PASIDS.map(|raw| self.grant(OWN, Some(raw)));
+        let without = self.machine.grant(OWN, None);
+        let granted = PASIDS.map(|raw| self.machine.grant(OWN, Some(raw)));
         // The same address is other memory for each, and for each what it has written itself.
         for offset in [0x18, 0x1ff8, 0x3000] {
             for (interface, own) in granted.iter().enumerate() {
@@ -201,15 +149,15 @@ impl Bench {
         let pending = self.machine.iommu.unmap(first.space, Iova::new(IOVA + PAGE_SIZE), PAGE_SIZE);
         self.machine.retire(pending.expect("mapped"));
         self.blocked(OWN, 0, Some(PASIDS[0]), at, unmapped);
-        let second = self.revoke(second);
+        let second = self.machine.revoke(second);
         self.blocked(OWN, 1, None, at, reason::PASID_INVALID);
         // Neighbours keep what they have, and a PASID that is granted anew has what it is granted then.
         self.reaches(0, IOVA, first.data.raw());
         self.reaches(3, IOVA, fourth.data.raw());
-        let anew = self.grant(OWN, Some(PASIDS[1]));
+        let anew = self.machine.grant(OWN, Some(PASIDS[1]));
         self.reaches(1, at, anew.data.raw() + at - IOVA);
-        self.free(second);
-        self.take_back([first, third, fourth, anew, without]);
+        self.machine.free(second);
+        self.machine.take_back([first, third, fourth, anew, without]);
         self.blocked(OWN, 0, None, IOVA, reason::CONTEXT_ABSENT);
     }
 
@@ -262,9 +210,9 @@ impl Bench {
 
     fn interrupts(&mut self) {
         let both = [(OWN, 0), (OWN, 1), (OTHER, 0)];
-        let mut granted = vec![self.grant(OWN, None), self.grant(OTHER, None)];
+        let mut granted = vec![self.machine.grant(OWN, None), self.machine.grant(OTHER, None)];
         for (function, interface) in both {
-            granted.push(self.grant(function, Some(PASIDS[interface])));
+            granted.push(self.machine.grant(function, Some(PASIDS[interface])));
         }
         let done = Status::Done as u8;
         let (vector, target) = self.next_target();
@@ -294,13 +242,13 @@ impl Bench {
         self.dropped(OWN, message, reason::SOURCE);
         let pending = self.machine.iommu.unroute(route);
         self.machine.retire(pending);
-        self.take_back(granted);
+        self.machine.take_back(granted);
     }
 
     /// With bus mastering off, with PASIDs off and after a reset the function does not even try.
     fn sends_nothing_without_leave(&mut self) {
-        let config = ECAM + u64::from(OWN.rid.0) * PAGE_SIZE;
-        let granted = [self.grant(OWN, None), self.grant(OWN, Some(PASIDS[0]))];
+        let config = config(OWN);
+        let granted = [self.machine.grant(OWN, None), self.machine.grant(OWN, Some(PASIDS[0]))];
         for (register, width, off, on) in [(0x04, 'l', 2, 6), (PASID_CONTROL, 'w', 0, 1)] {
             self.machine.qemu.write(config + register, width, off);
             assert_eq!(self.fill(OWN, 0, IOVA), (Status::WriteRefused as u8, IOVA));
@@ -313,6 +261,6 @@ impl Bench {
         self.machine.qemu.configure(OWN, 0x10, bar(OWN) as u32);
         self.machine.qemu.configure(OWN, 0x04, 6);
         assert_eq!(self.fill(OWN, 0, IOVA), (Status::Disabled as u8, 0));
-        self.take_back(granted);
+        self.machine.take_back(granted);
     }
 }

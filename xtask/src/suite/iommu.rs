@@ -10,14 +10,19 @@ use crate::{artefacts, process};
 
 const LIMIT: Duration = Duration::from_secs(300);
 
-/// The step with a device of our own.
+/// The steps with devices of our own.
 pub(super) const PASIDS: &str =
     "the IOMMU driver keeps the PASIDs of a device apart by the emulator's unit";
+const DSA: &str = "descriptors through a DSA's portals reach what the PASIDs of their queues do";
 
 pub(super) fn steps() -> Vec<Step> {
-    vec![on_bed(BedKind::Qemu, PASIDS, |context| {
-        drive(context, "siov", Some(&artefacts::build_device(&context.root)?))
-    })]
+    [(PASIDS, "siov"), (DSA, "dsa")]
+        .map(|(name, what)| {
+            on_bed(BedKind::Qemu, name, move |context| {
+                drive(context, what, Some(&artefacts::build_device(&context.root)?))
+            })
+        })
+        .into()
 }
 
 /// In all modes of the unit with the device `what`.

@@ -1,15 +1,20 @@
 //! SPDX-License-Identifier: GPL-2.0-or-later
 //!
-//! A shared object to be preloaded into QEMU 11.1: it registers the PCI Express device type `kerf-siov`, which is the
-//! function of `tests/models/siov` with its BAR in the machine ([`function`]). [`qemu`] declares what is used of QEMU.
+//! A shared object to be preloaded into QEMU 11.1: it registers PCI Express device types, which are the functions of
+//! `tests/models` with their BARs in the machine: [`siov`] and [`dsa`], made by [`function`]. [`port`] is their way to the
+//! machine, and [`qemu`] declares what is used of QEMU.
 
+mod dsa;
 mod function;
+mod port;
 mod qemu;
+mod siov;
 
 use std::process;
 use std::ptr;
 
-use qemu::{Qemu, TypeInfo};
+use function::Model;
+use qemu::Qemu;
 
 /// The loader calls it before QEMU's `main`.
 #[used]
@@ -31,29 +36,22 @@ extern "C" fn on_load() {
 }
 
 extern "C" fn register() {
+    register_types::<::siov::Device>();
+    register_types::<dsa::Dsa>();
+}
+
+fn register_types<M: Model>() {
     // Names, the last of which is none.
     let interfaces = [c"pci-express-device".as_ptr(), ptr::null()];
-    let info = TypeInfo {
-        name: c"kerf-siov".as_ptr(),
-        parent: c"pci-device".as_ptr(),
-        instance_size: 0,
-        instance_align: 0,
-        instance_init: None,
-        instance_post_init: None,
-        instance_finalize: None,
-        is_abstract: false,
-        class_size: 0,
-        class_init: Some(function::init_class),
-        class_base_init: None,
-        class_data: ptr::null(),
-        interfaces: interfaces.as_ptr().cast(),
-    };
-    // SAFETY: QEMU copies what it is given. Sizes of 0 are the parent's.
-    unsafe { (Qemu::get().type_register_static)(&info) };
+    for name in M::NAMES {
+        let info = function::type_info::<M>(name, interfaces.as_ptr().cast());
+        // SAFETY: QEMU copies what it is given. Sizes of 0 are the parent's.
+        unsafe { (Qemu::get().type_register_static)(&info) };
+    }
 }
 
 /// Ends the emulator: there is no going on with a device that writes where it should not.
 fn refuse(why: &str) -> ! {
-    eprintln!("kerf-siov: {why}");
+    eprintln!("kerf devices: {why}");
     process::exit(1);
 }
