@@ -130,6 +130,13 @@ impl Capabilities {
     }
 }
 
+impl Capabilities {
+    /// Whether operations can be chosen for a queue.
+    pub(super) const fn chooses_operations(&self) -> bool {
+        self.queues.operations() && self.queues.config_size() >= queue::WHOLE
+    }
+}
+
 struct Limits {
     groups: u8,
     queues: QueueCapabilities,

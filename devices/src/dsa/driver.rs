@@ -8,7 +8,7 @@ use device_spec::dsa::PORTALS_BAR;
 use device_spec::dsa::command::{Command as Register, code};
 use device_spec::dsa::interrupt::{IMS_ADDRESS, ImsEntry};
 use device_spec::dsa::portal::Portal;
-use device_spec::dsa::queue::{self, QueueConfiguration};
+use device_spec::dsa::queue::QueueConfiguration;
 use device_spec::dsa::registers::{self as regs, GeneralControl, state};
 use hw::{Clock, Deadline, Function, PAGE_SIZE, Pasid, RegisterBus, Width, wait_until};
 use pci::FunctionInfo;
@@ -205,7 +205,7 @@ impl<R: RegisterBus, C: Clock> Dsa<R, C> {
         let [size, limits, ..] = entry.0;
         self.regs.store(at, Width::W8, size);
         self.regs.store(at + 8, Width::W8, limits);
-        if self.has.queues.operations() && self.has.queues.config_size() >= queue::WHOLE {
+        if self.has.chooses_operations() {
             for (offset, word) in (32..).step_by(8).zip(settings.operations) {
                 self.regs.store(at + offset, Width::W8, word);
             }
@@ -282,6 +282,7 @@ where
             entries,
             general: super::general_in(want.version, self.has.general),
             operations: super::operations_in(want.version, self.has.operations),
+            chooses: want.version.major >= 2 && self.has.chooses_operations(),
         };
         let function = self.function;
         let id = self.carved.insert(number, |id| Carved {

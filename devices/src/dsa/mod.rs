@@ -14,6 +14,7 @@ mod commands;
 mod driver;
 mod lay_out;
 mod progress;
+mod registers;
 
 #[cfg(test)]
 mod tests;
@@ -21,6 +22,7 @@ mod tests;
 pub use capabilities::Capabilities;
 pub use driver::Dsa;
 pub use lay_out::{GroupPlan, Plan, PlanError, QueuePlan};
+pub use registers::{Effect, Order, Part, VirtualRegisters};
 
 use device_spec::dsa::registers::GeneralCapabilities;
 
@@ -41,6 +43,8 @@ pub struct Queue {
     pub general: GeneralCapabilities,
     /// Operations that it does, likewise: a bit each.
     pub operations: [u64; OPERATION_WORDS],
+    /// Its owner can choose among them.
+    pub chooses: bool,
 }
 
 /// What its owner has set.
@@ -74,6 +78,7 @@ impl Queue {
         let ([own], [others]) = (flags(self), flags(other));
         self.mode == other.mode
             && self.entries >= other.entries
+            && self.chooses >= other.chooses
             && others & !own == 0
             && self.can(&other.settings())
     }

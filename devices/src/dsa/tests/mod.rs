@@ -22,7 +22,7 @@ use crate::*;
 
 /// Memory by PASID and page, and the messages that came.
 #[derive(Debug, Default)]
-struct Machine {
+pub(super) struct Machine {
     pages: BTreeMap<(Option<u32>, u64), [u8; PAGE_SIZE as usize]>,
     messages: Vec<(u64, u32)>,
 }
@@ -52,7 +52,7 @@ impl Bus for Machine {
 }
 
 #[derive(Debug)]
-struct World {
+pub(super) struct World {
     device: Device,
     machine: Machine,
     accesses: u64,
@@ -60,7 +60,7 @@ struct World {
 
 /// The device's BAR 0, and all else of the world around it.
 #[derive(Clone, Debug)]
-struct Rig(Arc<Mutex<World>>);
+pub(super) struct Rig(Arc<Mutex<World>>);
 
 impl RegisterBus for Rig {
     fn load(&self, offset: u64, width: Width) -> u64 {
@@ -77,7 +77,7 @@ impl RegisterBus for Rig {
 }
 
 #[derive(Clone, Debug, Default)]
-struct Time(Arc<AtomicU64>);
+pub(super) struct Time(Arc<AtomicU64>);
 
 impl Time {
     fn pass(&self, ns: u64) {
@@ -98,10 +98,10 @@ const PLACE: Function = Function { segment: 0, rid: RequesterId::new(0x6a, 1, 0)
 const SECOND: u64 = 1_000_000_000;
 /// Where each PASID has its memory.
 const MEMORY: u64 = 0x10_0000;
-const RECORD: u64 = MEMORY + 0x800;
+pub(super) const RECORD: u64 = MEMORY + 0x800;
 const TOLD: u32 = flag::RECORD_VALID | flag::RECORD;
-const V1: Version = Version { major: 1, minor: 0 };
-const V2: Version = Version { major: 2, minor: 0 };
+pub(super) const V1: Version = Version { major: 1, minor: 0 };
+pub(super) const V2: Version = Version { major: 2, minor: 0 };
 const ONE: Want = Want { queues: 1, entries: 16, slots: 1, mode: Mode::Dedicated, version: V1 };
 
 impl Rig {
@@ -133,7 +133,7 @@ impl Rig {
         world.device.inject(fault, &mut world.machine);
     }
 
-    fn run(&self) {
+    pub(super) fn run(&self) {
         let world = &mut *self.world();
         world.device.run(&mut world.machine);
     }
@@ -146,7 +146,7 @@ impl Rig {
         world.device.submit(page.offset(), &bytes, Submission::Posted, &mut world.machine)
     }
 
-    fn put(&self, pasid: u32, at: u64, bytes: &[u8]) {
+    pub(super) fn put(&self, pasid: u32, at: u64, bytes: &[u8]) {
         self.world().machine.write(Pasid::try_new(pasid), Iova::new(at), bytes).unwrap();
     }
 
@@ -156,13 +156,13 @@ impl Rig {
         found
     }
 
-    fn record(&self, pasid: u32) -> CompletionRecord {
+    pub(super) fn record(&self, pasid: u32) -> CompletionRecord {
         let bytes = self.peek(pasid, RECORD, completion::BYTES as usize);
         let (words, _) = bytes.as_chunks();
         CompletionRecord(core::array::from_fn(|at| u64::from_le_bytes(words[at])))
     }
 
-    fn messages(&self) -> Vec<(u64, u32)> {
+    pub(super) fn messages(&self) -> Vec<(u64, u32)> {
         core::mem::take(&mut self.world().machine.messages)
     }
 
@@ -212,14 +212,14 @@ impl Rig {
 }
 
 /// A device that is taken, and the world around it.
-struct Taken {
-    dsa: Dsa<Rig, Time>,
-    rig: Rig,
+pub(super) struct Taken {
+    pub(super) dsa: Dsa<Rig, Time>,
+    pub(super) rig: Rig,
     time: Time,
 }
 
 impl Taken {
-    fn new(config: Config) -> Self {
+    pub(super) fn new(config: Config) -> Self {
         Self::planned(config, Plan::even)
     }
 
@@ -237,7 +237,7 @@ impl Taken {
     }
 
     /// Begins a command and waits for its end; the device works meanwhile.
-    fn command(&mut self, id: InterfaceId, command: Command) -> Result<(), Fault> {
+    pub(super) fn command(&mut self, id: InterfaceId, command: Command) -> Result<(), Fault> {
         self.dsa.start(id, command)?;
         self.end(id)
     }
@@ -268,7 +268,7 @@ impl Taken {
     }
 
     /// By its unlimited page for handles of the interrupt message storage.
-    fn submit(&self, id: InterfaceId, descriptor: Descriptor) -> bool {
+    pub(super) fn submit(&self, id: InterfaceId, descriptor: Descriptor) -> bool {
         self.rig.submit(&self.interface(id).pages[2], descriptor)
     }
 }
@@ -277,7 +277,7 @@ fn told(operation: u8) -> Descriptor {
     Descriptor::default().with_operation(operation).with_flags(TOLD).with_completion(RECORD)
 }
 
-fn copy(bytes: u32) -> Descriptor {
+pub(super) fn copy(bytes: u32) -> Descriptor {
     let (from, to) = (MEMORY + PAGE_SIZE, MEMORY + 2 * PAGE_SIZE);
     told(op::MEMORY_MOVE).with_source(from).with_destination(to).with_size(bytes)
 }
