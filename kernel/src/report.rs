@@ -7,8 +7,7 @@ use vmm::Crash;
 use vmm::counters::{Counters, ExitKind, Unknown};
 
 use crate::launch::Life;
-use crate::power::Verdict;
-use crate::{console, irq, sched, start};
+use crate::{irq, sched, start};
 
 /// Tells why a guest cannot go on, and what its virtual CPU held then.
 pub(crate) fn crash(name: &str, index: u32, crash: &Crash, vcpu: &impl Vcpu) {
@@ -48,8 +47,8 @@ pub(crate) fn crash(name: &str, index: u32, crash: &Crash, vcpu: &impl Vcpu) {
     }
 }
 
-/// Reports how a guest ended, and what it did until then. Its virtual CPUs have left.
-pub(crate) fn ending(name: &str, verdict: Verdict, life: &Life) {
+/// Reports what a guest did until it ended. Its virtual CPUs have left.
+pub(crate) fn ending(name: &str, life: &Life) {
     let cores = life.cores.iter().map(|core| core.lock());
     let mut sums: Vec<(&'static str, u64)> = Vec::new();
     let mut exits = 0;
@@ -66,7 +65,6 @@ pub(crate) fn ending(name: &str, verdict: Verdict, life: &Life) {
     if u64::from(nmis) + unexpected != 0 {
         log::warn!("{nmis} NMIs and {unexpected} unexpected interrupts reached Kerf");
     }
-    console::say(format_args!("{name} ended: {verdict}"));
 }
 
 /// Counters by name, those of exits by kind first, without those that are 0.

@@ -166,9 +166,10 @@ impl<B: Backend> Cpu<B> {
         }
         let vm = seat.vm;
         let Some((verdict, life)) = vm.left() else { return };
-        report::ending(&vm.config.name, verdict, &life);
-        // Its memory is free before it is started again.
+        report::ending(&vm.config.name, &life);
+        // Its memory is free, and its functions are at rest, before that is told and before it is started again.
         drop(life);
+        console::say(format_args!("{} ended: {verdict}", vm.config.name));
         if verdict == Verdict::Reset && vm.config.on_reset == OnReset::Restart {
             self.world.begin(vm);
         } else {
