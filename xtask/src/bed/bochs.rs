@@ -135,7 +135,7 @@ impl Bed for Bochs {
             )),
             log: Box::new(log),
         };
-        Ok(Session::new(child, streams, rules, scratch))
+        Ok(Session::new(child, streams, rules, scratch, None))
     }
 }
 

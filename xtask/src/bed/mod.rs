@@ -6,6 +6,7 @@
 mod bochs;
 mod judge;
 mod kvm;
+mod probe;
 mod qemu;
 mod session;
 mod verdict;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 pub(crate) use bochs::host_vgabios;
 pub(crate) use judge::{Limits, judge};
+pub(crate) use probe::Probe;
 pub(crate) use qemu::program as qemu_program;
 pub(crate) use session::Session;
 pub(crate) use verdict::{Outcome, Verdict};
@@ -74,6 +76,8 @@ pub(crate) enum Device {
     Igb,
     /// One device of two functions, which cannot be held apart.
     Pair,
+    /// A DMA engine, which whoever reaches its registers can make write.
+    Edu,
     VirtioBlk(PathBuf),
     VirtioNet,
 }
@@ -98,6 +102,8 @@ pub(crate) struct Machine {
     pub(crate) iommu: Iommu,
     /// Devices, each behind a root port. On Bochs there are none.
     pub(crate) devices: Vec<Device>,
+    /// Its memory, registers among it, can be reached from outside: [`Session::probe`]. Only on QEMU.
+    pub(crate) probe: bool,
     /// What is loaded into the emulator to count.
     pub(crate) plugin: Option<Plugin>,
 }
@@ -121,6 +127,7 @@ impl Default for Machine {
             kvm: false,
             iommu: Iommu::Legacy,
             devices: Vec::new(),
+            probe: false,
             plugin: None,
         }
     }

@@ -12,6 +12,8 @@ use crate::program::{self, Program};
 use crate::{process, roots};
 
 const NAME: &str = "qemu-system-x86_64";
+/// Where the probe finds the emulator.
+const PROBE: &str = "probe";
 /// The debug port's output, as the options name it.
 const DEBUG: &str = "debug.txt";
 /// Older ones lack what the IOMMU needs.
@@ -78,6 +80,10 @@ impl Bed for Qemu {
         let mut command = self.program.command();
         command.current_dir(scratch.path());
         command.args(options(machine));
+        if machine.probe {
+            command.args(["-qtest-log", "none", "-qtest"]);
+            command.arg(format!("unix:{PROBE},server=on,wait=off"));
+        }
         if let Some(plugin) = &machine.plugin {
             let mut option = format!("file={}", escape(&plugin.object));
             for (name, value) in &plugin.arguments {
@@ -106,7 +112,8 @@ impl Bed for Qemu {
             hung: None,
             noise: &["vmexit("],
         };
-        Ok(Session::new(child, streams, rules, scratch))
+        let probe = machine.probe.then(|| scratch.path().join(PROBE));
+        Ok(Session::new(child, streams, rules, scratch, probe))
     }
 }
 
@@ -175,6 +182,7 @@ fn devices(devices: &[Device]) -> Vec<String> {
             Device::Nvme(disk) | Device::VirtioBlk(disk) => {
                 add("-drive", format!("if=none,id={back},format=raw,file={}", escape(disk)));
             }
+            Device::Edu => {}
             Device::Igb | Device::VirtioNet => add("-netdev", format!("user,id={back}")),
             Device::Pair => {
                 add("-device", format!("virtio-rng-pci,bus={port},addr=0.0,multifunction=on"));
@@ -182,6 +190,7 @@ fn devices(devices: &[Device]) -> Vec<String> {
         }
         let kind = match device {
             Device::Nvme(_) => format!("nvme,serial=kerf{index},drive={back}"),
+            Device::Edu => "edu,dma_mask=0xffffffffffffffff".to_owned(),
             Device::Igb => format!("igb,netdev={back}"),
             Device::Pair => "virtio-rng-pci,addr=0.1".to_owned(),
             Device::VirtioBlk(_) => format!("virtio-blk-pci,iommu_platform=on,drive={back}"),

@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use memchr::memmem::Finder;
 
+use crate::bed::probe::Probe;
 use crate::cache::Scratch;
+use crate::explain::Explain as _;
 use crate::process;
 
 /// Lines of the log that are kept for messages.
@@ -73,6 +75,7 @@ pub(crate) struct Session {
     log: Arc<Log>,
     counts_entries: bool,
     debug_file: Option<PathBuf>,
+    probe: Option<PathBuf>,
     _scratch: Scratch,
 }
 
@@ -99,7 +102,13 @@ struct Log {
 
 impl Session {
     /// Watches a started emulator. Its temporary files lie in `scratch`.
-    pub(crate) fn new(child: Child, streams: Streams, rules: LogRules, scratch: Scratch) -> Self {
+    pub(crate) fn new(
+        child: Child,
+        streams: Streams,
+        rules: LogRules,
+        scratch: Scratch,
+        probe: Option<PathBuf>,
+    ) -> Self {
         let mut debug_file = None;
         let (sender, events) = channel();
         let log = Arc::new(Log::default());
@@ -117,6 +126,7 @@ impl Session {
             log,
             counts_entries: rules.entry.is_some(),
             debug_file,
+            probe,
             _scratch: scratch,
         }
     }
@@ -138,6 +148,14 @@ impl Session {
     /// The emulator's own exit status, waited for until `deadline`; after that it is ended.
     pub(crate) fn end(&mut self, deadline: Instant) -> Option<ExitStatus> {
         process::wait(&mut self.child, deadline).ok()
+    }
+
+    /// A way to the machine's memory, where it was asked for.
+    ///
+    /// # Errors
+    /// It was not, or the emulator does not answer.
+    pub(crate) fn probe(&self) -> Result<Probe, String> {
+        Probe::open(self.probe.as_deref().explain(|| "the machine has no probe")?)
     }
 
     /// The emulator's status if it has ended.

@@ -1,6 +1,12 @@
 //! Real devices in guests' hands: Debian's drivers on what Kerf gave away, behind QEMU's own IOMMU.
 
+mod canary;
+mod harm;
+mod lives;
 mod peer;
+mod script;
+mod small;
+mod tables;
 
 use std::fs::File;
 use std::io::Read as _;
@@ -17,27 +23,61 @@ use crate::step::{Context, Step, Trial};
 use crate::suite::devices::peer::{Peer, sum};
 use crate::suite::{on_bed, require};
 
+/// Where the emulator has its IOMMU, and its PCI configuration space.
+const UNIT: u64 = 0xfed9_0000;
+const ECAM: u64 = 0xe000_0000;
+
+/// Modes of the IOMMU.
+const MODES: [(Iommu, &str); 3] = [
+    (Iommu::Legacy, "without PASIDs"),
+    (Iommu::SecondStage, "by the second stage"),
+    (Iommu::FirstStage, "by the first stage"),
+];
+
 pub(super) fn steps() -> Vec<Step> {
-    modes("two linux guests drive devices of their own", 17, 900)
+    let mut steps = modes("two linux guests drive devices of their own", 17, 900);
+    steps.push(on_qemu("a device that ran before Kerf is stopped by its IOMMU", canary::stops));
+    steps.push(on_qemu("devices that go wrong concern their owners alone", |context| {
+        harm::concerns_its_owner_alone(context, Iommu::Legacy)
+    }));
+    steps.push(on_qemu("what a VM's device takes is given back, life after life", |context| {
+        lives::small_guests(context, Iommu::SecondStage, 3)
+    }));
+    steps
 }
 
 pub(super) fn full_steps() -> Vec<Step> {
-    modes("two linux guests drive devices of their own for long", 136, 5400)
+    let mut steps = modes("two linux guests drive devices of their own for long", 136, 5400);
+    for (iommu, how) in MODES {
+        let name = format!("50 lives of a VM with a device leave nothing behind, {how}");
+        steps.push(on_qemu(name, move |context| lives::small_guests(context, iommu, 50)));
+        let name = format!("devices that go wrong concern their owners alone, {how}");
+        steps.push(on_qemu(name, move |context| harm::concerns_its_owner_alone(context, iommu)));
+    }
+    steps.push(on_qemu("lives of a linux guest with a device leave nothing behind", lives::linux));
+    steps
+}
+
+fn on_qemu(
+    name: impl Into<String>,
+    run: impl FnOnce(&Context) -> Result<(), String> + Send + 'static,
+) -> Step {
+    on_bed(BedKind::Qemu, name, run)
+}
+
+/// A function's configuration space.
+fn ecam(bus: u64, device: u64, function: u64) -> u64 {
+    ECAM | bus << 20 | device << 15 | function << 12
 }
 
 /// A step for each kind of tables; the guests move so many copies of busybox.
 fn modes(what: &'static str, copies: usize, seconds: u64) -> Vec<Step> {
-    let modes = [
-        (Iommu::Legacy, "without PASIDs"),
-        (Iommu::SecondStage, "by the second stage"),
-        (Iommu::FirstStage, "by the first stage"),
-    ];
     let step = |(iommu, how)| {
         on_bed(BedKind::Qemu, format!("{what}, {how}"), move |context| {
             drive(context, iommu, copies, Duration::from_secs(seconds))
         })
     };
-    modes.map(step).into()
+    MODES.map(step).into()
 }
 
 /// Each VM with its virtual CPUs, the devices that it names, and the checks that it is to pass.

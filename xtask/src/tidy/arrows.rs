@@ -72,7 +72,7 @@ const ALLOWED: [(&str, &[&str]); 30] = [
     ("peer", &[]),
     ("play", &["hw", "iommu", "models", "paging", "vmm", "x86_spec"]),
     ("peer_start", &[]),
-    ("xtask", &["boot_info", "config", "hw", "images", "symbols", "vmm"]),
+    ("xtask", &["boot_info", "config", "hw", "images", "iommu_spec", "symbols", "vmm"]),
 ];
 
 /// A crate of the workspace.
