@@ -99,6 +99,8 @@ pub mod error {
     pub const READ_BUFFERS: u8 = 0x18;
     /// Enable Device: 2.0: the event log is wrong.
     pub const EVENT_LOG: u8 = 0x19;
+    /// Enable Device: 2.0: the event log has a PASID and the function has none.
+    pub const EVENT_LOG_PASID: u8 = 0x1b;
     /// Enable Queue: the device is not enabled.
     pub const DEVICE_NOT_ENABLED: u8 = 0x20;
     /// Enable Queue: it is not disabled.

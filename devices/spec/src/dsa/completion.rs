@@ -70,6 +70,10 @@ pub mod status {
     pub const HARDWARE_WRITE: u8 = 0x21;
     /// Translating failed.
     pub const TRANSLATION: u8 = 0x22;
+    /// 2.0, in the event log only: a Drain's end, as records before it may be in the log.
+    pub const DRAIN_LOGGED: u8 = 0x26;
+    /// 2.0, in the event log only: a batch's end, as records of its members are in the log.
+    pub const BATCH_LOGGED: u8 = 0x27;
 }
 
 /// Which operand faulted (table 8-13).

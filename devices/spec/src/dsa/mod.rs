@@ -1,6 +1,6 @@
 //! Intel Data Streaming Accelerator (architecture specification 341204-006, revision 3.0, which holds versions 1.0 to 3.0;
 //! section numbers are its). What versions 1.0 and 2.0 have in common and what Kerf uses of 2.0 is here: inter-domain
-//! operations, the event log and performance monitoring are not.
+//! operations and performance monitoring are not.
 //!
 //! BAR 0 holds [`registers`] and the tables that [`registers::Offsets`] leads to ([`queue`], [`group`], [`interrupt`]);
 //! BAR 2 holds the [`portal`]s, through which a [`descriptor`] is submitted. It ends with a [`completion`] record.

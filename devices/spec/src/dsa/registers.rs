@@ -39,6 +39,11 @@ pub const CMDCAP: Reg<u32, ReadOnly> = Reg::at(0xb0);
 pub const SWERROR: Reg<u64, ClearedByOnes> = Reg::at(0xc0);
 /// [`SoftwareError::valid`] and [`SoftwareError::overflow`].
 pub const SWERROR_CLEAR: u64 = 3;
+/// 2.0: event log configuration (9.2.16), of [`EventLogConfiguration`]: its first word. The second follows. Read-only unless
+/// the device is disabled.
+pub const EVLCFG: Reg<u64, ReadWrite> = Reg::at(0xe0);
+/// 2.0: event log status (9.2.17).
+pub const EVLSTATUS: Reg<EventLogStatus, ReadWrite> = Reg::at(0xf0);
 /// A page that is like the portal of a queue that is not enabled (9.2.21).
 pub const DUMMY_PORTAL: u64 = 0xf000;
 
@@ -71,7 +76,8 @@ words! {
         fault_info, with_fault_info: bool = 0[12]: "2.0: completion records tell which operand faulted.";
         batch_continuation, with_batch_continuation: bool = 0[15]: "2.0: a batch can be continued after a fault.";
         configuration, with_configuration: bool = 0[31]: "Queues and groups can be configured.";
-        event_log, with_event_log: u8 = 0[14:13]: "2.0: the event log; 0 there is none.";
+        event_log_overflow, with_event_log_overflow: bool = 0[32]: "2.0: events that the log has no room for are lost; else all waits.";
+        event_log, with_event_log: u8 = 0[14:13]: "2.0: entries of the event log have 32 * 2^n bytes; 0 there is none.";
         max_transfer, with_max_transfer: u8 = 0[20:16]: "log2 of the most bytes of a transfer.";
         max_batch, with_max_batch: u8 = 0[24:21]: "log2 of the most descriptors of a batch.";
         ims_size, with_ims_size: u8 = 0[30:25]: "Interrupt message storage, in 256 entries.";
@@ -228,6 +234,43 @@ pub mod error {
     pub const EVENT_LOG: u8 = 0x54;
 }
 
+words! {
+    /// 2.0: event log configuration (9.2.16).
+    EventLogConfiguration[2] {
+        pasid_enable, with_pasid_enable: bool = 0[0]: "It is written with a PASID.";
+        privileged, with_privileged: bool = 0[1]: "It is written with privilege.";
+        page, with_page: u64 = 0[63:12]: "Its address, in pages.";
+        size, with_size: u16 = 1[15:0]: "Its entries, at least [`EVENT_LOG_LEAST`].";
+        pasid, with_pasid: u32 = 1[35:16]: "The PASID.";
+    }
+}
+
+/// 2.0: the least entries of the event log (9.2.16).
+pub const EVENT_LOG_LEAST: u16 = 64;
+
+words! {
+    /// 2.0: event log status (9.2.17).
+    EventLogStatus[1] {
+        pending, with_pending: bool = 0[62]: "It interrupted; cleared by writing it as one.";
+        head, with_head: u16 = 0[15:0]: "The entry that software reads next.";
+        tail, with_tail: u16 = 0[47:32]: "The entry that the device writes next; read-only.";
+    }
+}
+
+words! {
+    /// 2.0: an entry of the event log (5.9.1): a [`SoftwareError`] whose lowest two bits are unused, then a completion record.
+    EventLogEntry[8] {
+        interrupt_required, with_interrupt_required: bool = 1[48]: "Software is to raise the descriptor's interrupt.";
+        ims, with_ims: bool = 1[49]: "It was submitted by a portal of the interrupt message storage.";
+        record_required, with_record_required: bool = 1[50]: "Software is to write the completion record.";
+        first_in_batch, with_first_in_batch: bool = 1[51]: "The first entry of its batch.";
+        batch_id, with_batch_id: u8 = 0[31:24]: "Which batch it, or its member, was.";
+        handle, with_handle: u16 = 1[47:32]: "The descriptor's interrupt handle.";
+        operand, with_operand: u8 = 1[63:61]: "Which operand faulted, one of [`super::completion::operand`].";
+        address, with_address: u64 = 2[63:0]: "Where it faulted, or where the completion record goes.";
+    }
+}
+
 on_bus!(
     Version: W4,
     GeneralCapabilities: W8,
@@ -237,9 +280,11 @@ on_bus!(
     GeneralConfiguration: W4,
     GeneralControl: W4,
     GeneralStatus: W4,
+    EventLogStatus: W8,
     Command: W4,
     CommandStatus: W4
 );
 
 const _: () = assert!(size_of::<SoftwareError>() == 32);
 const _: () = assert!(size_of::<Offsets>() == 16);
+const _: () = assert!(size_of::<EventLogEntry>() == 64);

@@ -29,9 +29,13 @@ fn registers_are_where_linux_has_them() {
         regs::CMDSTATUS.offset(),
         regs::CMDCAP.offset(),
         regs::SWERROR.offset(),
+        regs::EVLCFG.offset(),
+        regs::EVLSTATUS.offset(),
     ];
-    let linux =
-        [0x00, 0x10, 0x20, 0x30, 0x38, 0x40, 0x60, 0x80, 0x88, 0x90, 0x98, 0xa0, 0xa8, 0xb0, 0xc0];
+    let linux = [
+        0x00, 0x10, 0x20, 0x30, 0x38, 0x40, 0x60, 0x80, 0x88, 0x90, 0x98, 0xa0, 0xa8, 0xb0, 0xc0,
+        0xe0, 0xf0,
+    ];
     assert_eq!(found, linux);
     assert_eq!(regs::TABLE_UNIT, 0x100);
     // DEVICE_VERSION_1 and DEVICE_VERSION_2. IDXD_VER_MAJOR_MASK there is of another layout, and nothing uses it.
@@ -142,6 +146,32 @@ fn software_errors_read_as_linux_means_them() {
     assert_eq!(found.address(), 0x1234_5000);
     // IDXD_SWERR_ACK.
     assert_eq!(regs::SWERROR_CLEAR, 3);
+}
+
+#[test]
+fn the_event_log_is_as_linux_has_it() {
+    // union evlcfg_reg, evl_status_reg; IDXD_EVL_SIZE_MIN.
+    let config = regs::EventLogConfiguration::default()
+        .with_pasid_enable(true)
+        .with_privileged(true)
+        .with_page(0x12345)
+        .with_size(0x40)
+        .with_pasid(0xa_bcde);
+    assert_eq!(config.0, [0x1234_5003, 0xa_bcde_0040]);
+    assert_eq!(regs::EVENT_LOG_LEAST, 0x40);
+    let status = regs::EventLogStatus([0x4000_0007_0000_0003]);
+    assert_eq!((status.pending(), status.tail(), status.head()), (true, 7, 3));
+    // struct __evl_entry: batch_id 9; int_handle 5, rci, ims, rcr, first_err_in_batch, operand_id 3; fault_addr.
+    let entry = regs::EventLogEntry::default()
+        .with_batch_id(9)
+        .with_handle(5)
+        .with_interrupt_required(true)
+        .with_ims(true)
+        .with_record_required(true)
+        .with_first_in_batch(true)
+        .with_operand(3)
+        .with_address(0x1000);
+    assert_eq!(entry.0[..3], [0x0900_0000, 0x600f_0005_0000_0000, 0x1000]);
 }
 
 #[test]

@@ -12,6 +12,7 @@ impl Device {
     /// Carries out a batch. Its owner, and its portal's kind, are its members'.
     pub(crate) fn batch(&mut self, work: &Work, bus: &mut impl Bus) -> CompletionRecord {
         let batch = work.descriptor();
+        (self.log.batch, self.log.batch_logged) = (self.log.batch.wrapping_add(1), false);
         let mut failed = work.has(flag::BATCH_ERROR);
         let mut done = 0;
         let mut refused = None;

@@ -48,7 +48,7 @@ impl Device {
     pub(crate) fn command(&mut self, command: Command, bus: &mut impl Bus) {
         if self.status.active() {
             let active = SoftwareError::default().with_error(software::COMMAND_ACTIVE);
-            return self.software_error(active, bus);
+            return self.report(active, bus);
         }
         self.status = CommandStatus::default().with_active(true);
         if self.stuck {
@@ -175,6 +175,7 @@ impl Device {
         self.general = GeneralConfiguration::default().with_read_buffer_limit(READ_BUFFERS);
         self.control = GeneralControl::default();
         self.causes = 0;
+        self.log.reset();
         (self.state, self.needs) = (state::DISABLED, reset::COMMAND);
         self.groups.fill(initial_group());
         self.queues.fill(Queue::new(&self.config));
@@ -195,6 +196,9 @@ impl Device {
         }
         self.check_groups()?;
         self.check_read_buffers()?;
+        if self.general.event_log() {
+            self.log.start(self.function)?;
+        }
         self.state = state::ENABLED;
         Ok(())
     }

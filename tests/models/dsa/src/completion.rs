@@ -46,55 +46,73 @@ impl Device {
     fn tell(&mut self, work: &Work, record: CompletionRecord, bus: &mut impl Bus) -> bool {
         let status = record.status();
         let done = DONE.contains(&status);
+        let error = self.error_of(work, record);
         if UNTOLD.contains(&status) {
-            self.blame(work, record, bus);
+            self.report(error, bus);
+            return false;
+        }
+        let asks = work.has(flag::RECORD).then_some(record);
+        let operation = work.descriptor().operation();
+        let logged = self.logged_end(operation == op::DRAIN, operation == op::BATCH);
+        if let (true, Some(logged)) = (done, logged) {
+            self.log_end(work, error.with_error(logged), asks, bus);
             return false;
         }
         if !work.has(flag::RECORD_VALID) {
             if !done {
-                self.blame(work, record, bus);
+                self.report(error, bus);
             }
             return true;
         }
-        if done && !work.has(flag::RECORD) {
+        if done && asks.is_none() {
             return true;
         }
         let bytes = record.0.map(u64::to_le_bytes);
         let to = work.descriptor().completion();
         let written = Memory::of(self, work, bus).write(to, bytes.as_flattened(), operand::RECORD);
         if let Err(refusal) = written {
-            let fault = ended(status::RECORD_PAGE_FAULT).with_write(true);
-            self.blame(work, fault.with_fault_address(refusal.address), bus);
+            let fault =
+                refusal.record(0, self.config.second()).with_status(status::RECORD_PAGE_FAULT);
+            let error = self.error_of(work, fault);
+            if self.general.event_log() {
+                self.log_end(work, error, Some(record), bus);
+            } else {
+                self.software_error(error, bus);
+            }
             return false;
         }
         if status == status::INTERRUPT_HANDLE {
-            self.blame(work, record, bus);
+            self.report(error, bus);
         }
         true
     }
 
-    /// Records a software error that a descriptor is to blame for.
-    fn blame(&mut self, work: &Work, record: CompletionRecord, bus: &mut impl Bus) {
+    /// The software error that a descriptor is to blame for.
+    fn error_of(&self, work: &Work, record: CompletionRecord) -> SoftwareError {
         let descriptor = work.descriptor();
+        let second = self.config.second();
         let info = match record.status() {
             status::INVALID_FLAGS => record.invalid_flags(),
-            status::INTERRUPT_HANDLE if self.config.second() => descriptor.handle().into(),
+            // The handle, and that software is to see to the interrupt.
+            status::INTERRUPT_HANDLE if second => {
+                1 << 16 | u32::from(work.submitted.ims) << 17 | u32::from(descriptor.handle())
+            }
+            status::PAGE_FAULT | status::BATCH_PAGE_FAULT => u32::from(record.operand()) << 29,
             _ => 0,
         };
-        let error = SoftwareError::default()
+        SoftwareError::default()
             .with_descriptor_valid(true)
             .with_queue_valid(true)
             .with_batch(work.member.is_some())
             .with_write(record.write())
             .with_privileged(work.submitted.privileged)
-            .with_info_valid(self.config.second() && info != 0)
+            .with_info_valid(second && info != 0)
             .with_error(record.status())
             .with_queue(work.queue as u8)
             .with_operation(descriptor.operation())
             .with_pasid(work.submitted.pasid.unwrap_or(0))
             .with_batch_index(work.member.unwrap_or(0))
             .with_info(info)
-            .with_address(record.fault_address());
-        self.software_error(error, bus);
+            .with_address(record.fault_address())
     }
 }

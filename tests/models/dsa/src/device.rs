@@ -13,6 +13,7 @@ use hw::Width;
 
 use crate::batch;
 use crate::command::Pending;
+use crate::event_log::EventLog;
 use crate::interrupt::Interrupts;
 use crate::queue::{Hung, Queue, Submitted};
 use crate::registers::{READ_BUFFERS, initial_group};
@@ -57,6 +58,7 @@ pub struct Device {
     pub(crate) causes: u32,
     pub(crate) status: CommandStatus,
     pub(crate) error: SoftwareError,
+    pub(crate) log: EventLog,
     pub(crate) state: u8,
     /// What gets it out of the halt state.
     pub(crate) needs: u8,
@@ -85,6 +87,7 @@ impl Device {
             causes: 0,
             status: CommandStatus::default(),
             error: SoftwareError::default(),
+            log: EventLog::default(),
             state: state::DISABLED,
             needs: reset::COMMAND,
             groups: vec![initial_group(); usize::from(config.groups)],

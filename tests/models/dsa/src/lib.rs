@@ -9,8 +9,7 @@
 //!
 //! What it does as hardware does: all checks of sections 5.1 to 5.4 and their error codes; what may be written when (tables
 //! 9-4 and 9-7); partial completion at page faults; interrupt entries checked against the PASID of the descriptor; software
-//! errors with overflow; the halt state. What it leaves out: block on fault, the event log, inter-domain operations, delta
-//! records, DIF, cache flushes and performance monitoring, none of which its capabilities show; priorities (queues take
+//! errors with overflow; the halt state. What it leaves out: block on fault, inter-domain operations, delta records, DIF, cache flushes and performance monitoring, none of which its capabilities show; priorities (queues take
 //! turns); read buffers and traffic classes, which have no effect. A page fault on a completion record is found when it is
 //! written, after the operation.
 //!
@@ -25,6 +24,7 @@ mod completion;
 mod crc;
 mod device;
 mod error;
+mod event_log;
 mod interrupt;
 mod memory;
 mod operation;

@@ -42,6 +42,8 @@ impl Config {
             .with_fill16(second)
             .with_fault_info(second)
             .with_batch_continuation(second)
+            .with_event_log(second.into())
+            .with_event_log_overflow(second)
             .with_configuration(true)
             .with_max_transfer(self.max_transfer)
             .with_max_batch(self.max_batch)
@@ -147,6 +149,9 @@ impl Device {
             _ if (regs::SWERROR.offset()..SWERROR_END).contains(&offset) => {
                 self.error.0[(offset - regs::SWERROR.offset()) as usize / 8]
             }
+            _ if offset == regs::EVLCFG.offset() => self.log.config.0[0],
+            _ if offset == regs::EVLCFG.offset() + 8 => self.log.config.0[1],
+            _ if offset == regs::EVLSTATUS.offset() => self.log.status.0[0],
             _ if offset & !0xfff == regs::DUMMY_PORTAL => u64::MAX,
             _ => 0,
         }
@@ -184,13 +189,18 @@ impl Device {
         match offset {
             _ if offset == regs::GENCFG.offset() && disabled => {
                 let written = GeneralConfiguration([merged]);
-                self.general = self.general.with_user_interrupts(written.user_interrupts());
+                let log = written.event_log() && self.config.second();
+                self.general = self
+                    .general
+                    .with_user_interrupts(written.user_interrupts())
+                    .with_event_log(log);
             }
             _ if offset == regs::GENCTRL.offset() => {
                 let written = GeneralControl([merged]);
                 self.control = GeneralControl::default()
                     .with_software_error(written.software_error())
-                    .with_halt(written.halt());
+                    .with_halt(written.halt())
+                    .with_event_log(written.event_log() && self.config.second());
             }
             _ if offset == regs::INTCAUSE.offset() => self.causes &= !(bits as u32),
             // Half a command is none.
@@ -198,6 +208,7 @@ impl Device {
                 self.command(Command([bits & 0xffff_ffff]), bus);
             }
             _ if offset == regs::SWERROR.offset() => self.clear_error(bits),
+            _ if self.config.second() => self.log.set_word(offset, merged, bits, disabled),
             _ => {}
         }
     }

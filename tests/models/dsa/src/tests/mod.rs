@@ -2,6 +2,7 @@
 
 mod commands;
 mod descriptors;
+mod event_log;
 mod faults;
 mod interrupts;
 mod operations;
