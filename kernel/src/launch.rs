@@ -141,7 +141,7 @@ impl Life {
         let config = &vm.config;
         let layout = GuestLayout::new(config.memory_bytes);
         let memory = Arc::new(GuestRam::new(layout)?);
-        let views = Views::<B::Stage2>::new(&memory, config.vcpus, config.test.views)?;
+        let views = Views::<B::Stage2>::new(&memory, world.offers, config)?;
         let (hidden, roots) = (views.hide(&layout)?, views.roots());
         let stages: Arc<dyn Stages> = Arc::new(views);
         let endpoints = assign::assign(vm, &memory, &stages)?;
@@ -154,7 +154,8 @@ impl Life {
                 tsc_khz,
                 apic_khz: tsc_khz,
                 xcr0_allowed: XCR0_OFFERED,
-                pcid: world.pcid,
+                pcid: world.offers.pcid,
+                speculation: world.offers.speculation,
                 vcpus: config.vcpus,
                 physical_bits: config.cpuid.physical_bits,
                 mask: config.cpuid.mask.clone(),

@@ -143,7 +143,7 @@ where
         tsc_hz,
         entry_tsc,
         unix_time,
-        pcid: backend.offers_pcid(),
+        offers: backend.offers(),
         slice: (u128::from(tsc_hz) * slice_us / 1_000_000) as u64,
         desks: start::cpus().iter().map(|_| Desk::default()).collect(),
         create: Life::create::<B>,

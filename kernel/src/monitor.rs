@@ -138,15 +138,17 @@ fn memory_of(vm: &Vm) -> u64 {
 }
 
 fn detail(world: &World, vm: &Vm) -> Response {
+    let written = vm.life().and_then(|life| life.stages.take_written());
     let mut counters = Vec::new();
     let mut exits = 0;
+    // Looking makes the virtual CPUs leave, and forget that pages were dirty.
     for (total, more) in
         look(world, vm, |core| (core.counters().total(), report::counters(core.counters())))
     {
         exits += total;
         report::add(&mut counters, &more);
     }
-    Response::Vm(VmDetail { summary: summary_with(vm, exits), counters })
+    Response::Vm(VmDetail { summary: summary_with(vm, exits), written, counters })
 }
 
 fn exits(world: &World, vm: &Vm) -> Response {

@@ -9,14 +9,17 @@ use core::fmt;
 use core::sync::atomic::{AtomicU64, Ordering};
 
 use hw::{Gpa, Hpa, PAGE_SIZE};
-use paging::{Caching, EntryFormat, MapError, PageSize, PageTable, Retired, Rights};
+use paging::{Caching, DirtyFormat, EntryFormat, MapError, PageTable, Retired, Rights};
 use spin::Mutex;
+use vcpu::Offers;
 use vmm::loader::GuestLayout;
 
 use crate::mem::{GuestRam, Tables};
 
 /// The page that the second view of a test guest hides: the last of its RAM.
 const HIDDEN_BYTES: u64 = PAGE_SIZE;
+/// Where guest-physical addresses of four levels end.
+const GPA_END: u64 = 1 << 48;
 
 /// The second stages, whatever their format.
 pub(crate) trait Stages: fmt::Debug + Send + Sync {
@@ -29,6 +32,9 @@ pub(crate) trait Stages: fmt::Debug + Send + Sync {
     fn unmap(&self, gpa: Gpa, bytes: u64);
     /// Counts what was taken away.
     fn generation(&self) -> u64;
+    /// The bytes written by the guest since this was last asked, in whole pages; `None` where the CPU does not say. To hold
+    /// for the next time, virtual CPUs are to forget what they had.
+    fn take_written(&self) -> Option<u64>;
     /// A virtual CPU has forgotten all that was taken away up to this generation.
     fn forgotten(&self, vcpu: u32, generation: u64);
 }
@@ -37,6 +43,7 @@ pub(crate) trait Stages: fmt::Debug + Send + Sync {
 pub(crate) struct Views<F: EntryFormat> {
     inner: Mutex<Inner<F>>,
     generation: AtomicU64,
+    offers: Offers,
     /// What each virtual CPU has forgotten.
     forgotten: Vec<AtomicU64>,
 }
@@ -54,20 +61,20 @@ impl<F: EntryFormat> fmt::Debug for Views<F> {
 }
 
 impl<F: EntryFormat> Views<F> {
-    /// Views of the memory: all of it, and where a test wants a second one, all but the last page.
+    /// Views of the memory, one or, where a test wants it, two.
     ///
     /// # Errors
     /// No frame is left for tables; nothing is taken then.
-    pub(crate) fn new(ram: &GuestRam, vcpus: u32, second: bool) -> Result<Self, MapError> {
-        let inner = Inner { views: Vec::new(), retired: Vec::new() };
+    pub(crate) fn new(ram: &GuestRam, offers: Offers, vm: &config::Vm) -> Result<Self, MapError> {
+        let inner = Mutex::new(Inner { views: Vec::new(), retired: Vec::new() });
         // Nothing cached, nothing to forget.
-        let forgotten = (0..vcpus).map(|_| AtomicU64::new(u64::MAX)).collect();
-        let new = Self { inner: Mutex::new(inner), generation: AtomicU64::new(0), forgotten };
-        for _ in 0..if second { 2 } else { 1 } {
+        let forgotten = (0..vm.vcpus).map(|_| AtomicU64::new(u64::MAX)).collect();
+        let new = Self { inner, generation: AtomicU64::new(0), offers, forgotten };
+        for _ in 0..=u8::from(vm.test.views) {
             let mut inner = new.inner.lock();
             inner.views.push(PageTable::new(&mut Tables)?);
             if let Some(view) = inner.views.last_mut() {
-                ram.map_into(view, &mut Tables)?;
+                ram.map_into(view, &mut Tables, offers.largest_page)?;
             }
         }
         Ok(new)
@@ -80,7 +87,7 @@ impl<F: EntryFormat> Views<F> {
     pub(crate) fn hide(&self, layout: &GuestLayout) -> Result<Option<Gpa>, MapError> {
         let mut inner = self.inner.lock();
         let ranges = layout.ranges();
-        let last = ranges.last();
+        let last = ranges.iter().rfind(|range| range.bytes > 0);
         let last = last.map(|range| range.start.wrapping_add(range.bytes - HIDDEN_BYTES));
         let (Some(second), Some(page)) = (inner.views.get_mut(1), last) else { return Ok(None) };
         // No hardware walks these tables yet.
@@ -94,12 +101,13 @@ impl<F: EntryFormat> Views<F> {
     }
 }
 
-impl<F: EntryFormat + Send + Sync> Stages for Views<F> {
+impl<F: DirtyFormat + Send + Sync> Stages for Views<F> {
     fn map(&self, gpa: Gpa, hpa: Hpa, bytes: u64) -> Result<(), MapError> {
         let (rights, caching) = (Rights::RW, Caching::Uncacheable);
+        let largest = self.offers.largest_page;
         let mut inner = self.inner.lock();
         inner.views.iter_mut().try_for_each(|view| {
-            view.map(&mut Tables, gpa.raw(), hpa, bytes, rights, caching, PageSize::Size2M)
+            view.map(&mut Tables, gpa.raw(), hpa, bytes, rights, caching, largest)
         })
     }
 
@@ -127,6 +135,15 @@ impl<F: EntryFormat + Send + Sync> Stages for Views<F> {
 
     fn generation(&self) -> u64 {
         self.generation.load(Ordering::Acquire)
+    }
+
+    fn take_written(&self) -> Option<u64> {
+        let mut written = 0;
+        for view in self.offers.dirty_bits.then(|| self.inner.lock())?.views.iter_mut() {
+            view.take_dirty(&mut Tables, 0, GPA_END, |_, bytes| written += bytes);
+        }
+        self.generation.fetch_add(1, Ordering::AcqRel);
+        Some(written)
     }
 
     fn forgotten(&self, vcpu: u32, generation: u64) {

@@ -61,7 +61,7 @@ mod tests {
     use hw::OutOfFrames;
 
     use super::*;
-    use crate::format::{FirstStage, SecondStage};
+    use crate::format::{Ept, FirstStage, Npt, SecondStage};
     use crate::{Caching, PageSize, Rights};
 
     #[derive(Default)]
@@ -108,6 +108,8 @@ mod tests {
         each_dirty_page_is_told_once::<SecondStage<3>>(1 << 38);
         each_dirty_page_is_told_once::<SecondStage<4>>(1 << 47);
         each_dirty_page_is_told_once::<FirstStage>(1 << 46);
+        each_dirty_page_is_told_once::<Ept>(1 << 46);
+        each_dirty_page_is_told_once::<Npt>(1 << 46);
     }
 
     #[test]

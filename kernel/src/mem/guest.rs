@@ -4,7 +4,7 @@ use core::arch::asm;
 
 use alloc::vec::Vec;
 
-use hw::{Gpa, Hpa, Hva, PAGE_SIZE, PAGE_SIZE_2M};
+use hw::{Gpa, Hpa, Hva, PAGE_SIZE, PAGE_SIZE_1G, PAGE_SIZE_2M};
 use paging::{Caching, EntryFormat, MapError, PageSize, PageTable, Rights};
 use vmm::loader::GuestLayout;
 use vmm::{GuestMemory, NoMemory};
@@ -41,20 +41,27 @@ impl GuestRam {
     pub(crate) fn new(layout: GuestLayout) -> Result<Self, GuestRamError> {
         let wanted = layout.ranges().iter().map(|range| range.bytes / PAGE_SIZE_2M).sum();
         let mut ram = Self { layout, chunks: Vec::with_capacity(wanted as usize), low: Vec::new() };
-        while (ram.chunks.len() as u64) < wanted {
-            let Some(chunk) = Pool.alloc_contiguous(CHUNK_FRAMES, CHUNK_FRAMES) else {
-                return Err(GuestRamError { wanted, found: ram.chunks.len() as u64 });
-            };
-            // SAFETY: the pool gave the frames to us alone, and all of its frames are in the direct map.
-            unsafe { direct::zero(chunk, CHUNK_FRAMES) };
-            ram.chunks.push(chunk);
+        for range in layout.ranges() {
+            let mut left = range.bytes;
+            while left > 0 {
+                let at = range.start.wrapping_add(range.bytes - left);
+                let is_whole = at.is_aligned(PAGE_SIZE_1G) && left >= PAGE_SIZE_1G;
+                let Some((start, bytes)) = alloc(is_whole) else {
+                    return Err(GuestRamError { wanted, found: ram.chunks.len() as u64 });
+                };
+                // SAFETY: the pool gave the frames to us alone, and all of its frames are in the direct map.
+                unsafe { direct::zero(start, bytes / PAGE_SIZE) };
+                let offsets = (0..bytes).step_by(PAGE_SIZE_2M as usize);
+                ram.chunks.extend(offsets.map(|offset| start.wrapping_add(offset)));
+                left -= bytes;
+            }
         }
         let low = (layout.low.bytes / PAGE_SIZE_2M) as usize;
         ram.low = ram.chunks.iter().take(low).map(|&chunk| direct::address(chunk)).collect();
         Ok(ram)
     }
 
-    /// Maps the RAM into a second stage, every chunk with all rights.
+    /// Maps the RAM into a second stage with all rights, by the largest pages that there can be.
     ///
     /// # Errors
     /// [`MapError`] where no frame is left for tables.
@@ -62,20 +69,30 @@ impl GuestRam {
         &self,
         table: &mut PageTable<F>,
         tables: &mut Tables,
+        largest: PageSize,
     ) -> Result<(), MapError> {
-        for (gpa, chunk, bytes) in self.pieces() {
+        for (gpa, hpa, bytes) in self.pieces() {
             let (rights, caching) = (Rights::RWX, Caching::WriteBack);
-            table.map(tables, gpa.raw(), chunk, bytes, rights, caching, PageSize::Size2M)?;
+            table.map(tables, gpa.raw(), hpa, bytes, rights, caching, largest)?;
         }
         Ok(())
     }
 
-    /// Each chunk: its guest address, its host address, its bytes.
+    /// Each piece that is contiguous for guest and host: its guest address, its host address, its bytes.
     pub(crate) fn pieces(&self) -> impl Iterator<Item = (Gpa, Hpa, u64)> {
-        let pages = self.layout.ranges().into_iter().flat_map(|range| {
+        let gpas = self.layout.ranges().into_iter().flat_map(|range| {
             (0..range.bytes / PAGE_SIZE_2M).map(move |n| range.start.wrapping_add(n * PAGE_SIZE_2M))
         });
-        pages.zip(&self.chunks).map(|(gpa, &chunk)| (gpa, chunk, PAGE_SIZE_2M))
+        let mut chunks = gpas.zip(self.chunks.iter().copied()).peekable();
+        core::iter::from_fn(move || {
+            let (gpa, hpa) = chunks.next()?;
+            let mut bytes = PAGE_SIZE_2M;
+            let next = |bytes| (gpa.wrapping_add(bytes), hpa.wrapping_add(bytes));
+            while chunks.next_if_eq(&next(bytes)).is_some() {
+                bytes += PAGE_SIZE_2M;
+            }
+            Some((gpa, hpa, bytes))
+        })
     }
 
     /// The chunk and the offset in it of a guest address.
@@ -129,6 +146,16 @@ impl GuestRam {
         }
         Ok(())
     }
+}
+
+/// A chunk, or a whole GiB where that is wanted and there is one.
+fn alloc(whole: bool) -> Option<(Hpa, u64)> {
+    let sizes = [PAGE_SIZE_1G, PAGE_SIZE_2M].into_iter().skip(usize::from(!whole));
+    let mut found = sizes.filter_map(|bytes| {
+        let frames = bytes / PAGE_SIZE;
+        Pool.alloc_contiguous(frames, frames).map(|start| (start, bytes))
+    });
+    found.next()
 }
 
 impl GuestMemory for GuestRam {

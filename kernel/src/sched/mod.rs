@@ -17,6 +17,7 @@ use alloc::vec::Vec;
 use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use spin::Once;
+use vcpu::Offers;
 
 use crate::launch::{Life, StartError};
 use crate::mem::LoadedFile;
@@ -39,8 +40,8 @@ pub(crate) struct World {
     pub(crate) entry_tsc: u64,
     /// Seconds since 1970 at about that time; 0 where no one knows.
     pub(crate) unix_time: u64,
-    /// Whether guests can be offered process-context identifiers.
-    pub(crate) pcid: bool,
+    /// What the CPUs have for guests.
+    pub(crate) offers: Offers,
     /// Ticks that a virtual CPU runs before another one has its turn.
     pub(crate) slice: u64,
     /// What others see of each CPU, by its number.

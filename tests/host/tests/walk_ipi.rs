@@ -136,6 +136,7 @@ fn machine() -> Vm {
         apic_khz: TSC_KHZ,
         xcr0_allowed: 0,
         pcid: false,
+        speculation: vcpu::Speculation::NONE,
         vcpus: CPUS,
         physical_bits: None,
         mask: Vec::new(),

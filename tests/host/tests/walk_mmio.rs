@@ -40,6 +40,7 @@ impl Guest {
             apic_khz: TSC_KHZ,
             xcr0_allowed: 0,
             pcid: false,
+            speculation: vcpu::Speculation::NONE,
             vcpus: 1,
             physical_bits: None,
             mask: Vec::new(),

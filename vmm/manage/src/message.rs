@@ -162,6 +162,9 @@ pub struct VmSummary {
 pub struct VmDetail {
     /// The row.
     pub summary: VmSummary,
+    /// Bytes of its memory, in whole pages of its second stage, that it has written since this was last asked, where the
+    /// CPU tells.
+    pub written: Option<u64>,
     /// Counters by name, the sums of all its virtual CPUs, without those that are 0.
     pub counters: Vec<(&'static str, u64)>,
 }

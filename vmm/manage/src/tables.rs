@@ -95,6 +95,9 @@ fn detail(vm: &VmDetail, f: &mut Formatter<'_>) -> fmt::Result {
     }
     writeln!(f, "  vCPUs   {} on CPUs {}", cpus.len(), list(cpus))?;
     writeln!(f, "  memory  {}", Bytes(*memory_bytes))?;
+    if let Some(written) = vm.written {
+        writeln!(f, "  written {} since last asked", Bytes(written))?;
+    }
     writeln!(f, "  exits   {exits}")?;
     counters(&vm.counters, f)
 }
@@ -226,10 +229,18 @@ mod tests {
     fn a_vm_is_told_with_its_counters() {
         let detail = VmDetail {
             summary: vm("linux", State::Paused),
+            written: Some(3 << 21),
             counters: vec![("cpuid", 12), ("unknown ports", 3)],
         };
         let text = Response::Vm(detail).to_string();
-        for part in ["linux: paused\n", "2 on CPUs 0,1", "memory  256 MiB", "cpuid", " 3\n"] {
+        for part in [
+            "linux: paused\n",
+            "2 on CPUs 0,1",
+            "memory  256 MiB",
+            "written 6144 KiB",
+            "cpuid",
+            " 3\n",
+        ] {
             assert!(text.contains(part), "{part} in {text}");
         }
     }

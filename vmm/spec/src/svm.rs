@@ -280,6 +280,8 @@ bitflags! {
         const PAUSE_FILTER_THRESHOLD = 1 << 12;
         /// Virtual GIF.
         const VGIF = 1 << 16;
+        /// The guest's IA32_SPEC_CTRL is in the VMCB.
+        const SPEC_CTRL_VIRT = 1 << 20;
         /// Others.
         const _ = !0;
     }

@@ -153,6 +153,7 @@ pub(crate) fn spec() -> VmSpec {
         apic_khz: TSC_KHZ,
         xcr0_allowed: 7,
         pcid: false,
+        speculation: vcpu::Speculation::NONE,
         vcpus: 1,
         physical_bits: None,
         mask: Vec::new(),

@@ -10,10 +10,7 @@ use core::sync::atomic::{AtomicU16, Ordering};
 use hw::{CpuidBus, MsrBus};
 use x86_spec::msr;
 
-/// IA32_PRED_CMD: IBPB.
-const IBPB: u64 = 1 << 0;
-/// IA32_FLUSH_CMD: L1D_FLUSH.
-const L1D_FLUSH: u64 = 1 << 0;
+use crate::speculation::{IBPB, L1D_FLUSH, Speculation};
 
 /// IA32_ARCH_CAPABILITIES: not concerned by L1TF; no flush needed for it at VM entry; not concerned by MDS.
 const RDCL_NO: u64 = 1 << 0;
@@ -31,20 +28,18 @@ pub(crate) struct Barrier {
 }
 
 impl Barrier {
-    /// Asks CPUID and IA32_ARCH_CAPABILITIES, and tries the commands: some CPUs, and emulators of them, lack what they name.
-    pub(crate) fn probe(cpuid: &impl CpuidBus, msrs: &impl MsrBus) -> Self {
+    /// Asks CPUID and IA32_ARCH_CAPABILITIES.
+    pub(crate) fn probe(
+        cpuid: &impl CpuidBus,
+        msrs: &impl MsrBus,
+        speculation: &Speculation,
+    ) -> Self {
         let leaf7 = if cpuid.cpuid(0, 0).eax >= 7 { cpuid.cpuid(7, 0).edx } else { 0 };
-        let amd = match cpuid.cpuid(0x8000_0000, 0).eax {
-            0x8000_0008..=0x8fff_ffff => cpuid.cpuid(0x8000_0008, 0).ebx,
-            _ => 0,
-        };
         let has = |bit: u32| leaf7 & 1 << bit != 0;
         let capabilities = if has(29) { msrs.read(msr::ARCH_CAPABILITIES).unwrap_or(0) } else { 0 };
-        let ibpb = has(26) || amd & 1 << 12 != 0;
-        let l1d = has(28) && capabilities & (RDCL_NO | SKIP_L1DFL) == 0;
         Self {
-            predictions: ibpb && msrs.write(msr::PRED_CMD, IBPB).is_ok(),
-            l1d: l1d && msrs.write(msr::FLUSH_CMD, L1D_FLUSH).is_ok(),
+            predictions: speculation.pred_cmd,
+            l1d: speculation.flush_cmd && capabilities & (RDCL_NO | SKIP_L1DFL) == 0,
             buffers: has(10) && capabilities & MDS_NO == 0,
             last: Arc::default(),
         }
@@ -101,7 +96,7 @@ mod tests {
     }
 
     fn needs(cpu: &Cpu) -> [bool; 3] {
-        let barrier = Barrier::probe(cpu, cpu);
+        let barrier = Barrier::probe(cpu, cpu, &Speculation::probe(cpu, cpu));
         [barrier.predictions, barrier.l1d, barrier.buffers]
     }
 
@@ -121,7 +116,7 @@ mod tests {
     #[test]
     fn copies_know_who_was_last() {
         let cpu = Cpu { leaf7: 0, capabilities: 0, commands: true };
-        let one = Barrier::probe(&cpu, &cpu);
+        let one = Barrier::probe(&cpu, &cpu, &Speculation::NONE);
         let other = one.clone();
         one.cross(1);
         other.cross(2);

@@ -19,6 +19,7 @@ mod fpu;
 mod frame;
 mod hot;
 mod registers;
+mod speculation;
 mod state;
 
 pub mod scripted;
@@ -29,10 +30,11 @@ pub use cr4::GeneralProtection;
 pub use exit::{Access, EntryFailure, Event, Exit, PortIo, SecondStageFault};
 pub use hot::{Answer, HotExits, Partial, Whole};
 pub use registers::{Code64, CpuContext, Gpr, Registers};
+pub use speculation::Speculation;
 pub use state::{Events, STATE_MSRS, StateError, VcpuState};
 
 use hw::{CpuidBus, Hpa, Hva, Msr, MsrBus, MsrFault, OutOfFrames};
-use paging::EntryFormat;
+use paging::{DirtyFormat, PageSize};
 use x86_spec::cpu::{Cr4, Efer};
 
 /// A CPU backend: VT-x, SVM, or a script.
@@ -40,7 +42,7 @@ pub trait Backend: Sized {
     /// Its virtual CPUs.
     type Vcpu: Vcpu;
     /// Its second-stage page-table format.
-    type Stage2: EntryFormat;
+    type Stage2: DirtyFormat;
     /// The name printed at start: `"VT-x"`, `"SVM"`.
     const NAME: &'static str;
 
@@ -70,8 +72,8 @@ pub trait Backend: Sized {
         pages: &mut dyn HostPages,
     ) -> Result<Self::Vcpu, EnableError>;
 
-    /// Whether its guests can be offered process-context identifiers and INVPCID.
-    fn offers_pcid(&self) -> bool;
+    /// What this CPU has for its guests.
+    fn offers(&self) -> Offers;
 }
 
 /// A virtual CPU.
@@ -235,6 +237,19 @@ pub struct VcpuInit {
     pub idle: IdlePolicy,
     /// Its registers at start.
     pub registers: Registers,
+}
+
+/// What guests can be offered on one CPU and not on another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Offers {
+    /// Process-context identifiers and INVPCID.
+    pub pcid: bool,
+    /// The largest page of a second stage.
+    pub largest_page: PageSize,
+    /// A second stage's leaves tell that they were written to.
+    pub dirty_bits: bool,
+    /// Registers that hold speculation back.
+    pub speculation: Speculation,
 }
 
 /// Whether HLT, MWAIT and PAUSE exit.

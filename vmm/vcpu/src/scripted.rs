@@ -8,13 +8,14 @@ use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use hw::{CpuidBus, Hpa, Msr, MsrBus, MsrFault};
+use paging::PageSize;
 use paging::format::Npt;
 use x86_spec::cpu::Rflags;
 use x86_spec::msr;
 
 use crate::{
     Backend, CpuContext, EnableError, Event, Events, Exit, GeneralProtection, Gpr, HostPages,
-    Registers, STATE_MSRS, StateError, Unsupported, Vcpu, VcpuInit, VcpuState,
+    Offers, Registers, STATE_MSRS, Speculation, StateError, Unsupported, Vcpu, VcpuInit, VcpuState,
 };
 
 /// A backend whose virtual CPUs play scripts.
@@ -46,8 +47,9 @@ impl Backend for Scripted {
         Ok(ScriptedVcpu::new(init.registers.clone()))
     }
 
-    fn offers_pcid(&self) -> bool {
-        true
+    fn offers(&self) -> Offers {
+        let (largest_page, speculation) = (PageSize::Size2M, Speculation::NONE);
+        Offers { pcid: true, largest_page, dirty_bits: false, speculation }
     }
 }
 

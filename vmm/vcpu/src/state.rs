@@ -32,7 +32,7 @@ pub const STATE_MSRS: [Msr; 13] = [
     msr::TSC_AUX,
     msr::DEBUGCTL,
     msr::SPEC_CTRL,
-    msr::XSS,
+    msr::VIRT_SPEC_CTRL,
 ];
 
 /// A virtual CPU, whole, but for its time-stamp counter: whoever restores it knows how much time has passed.
@@ -99,7 +99,7 @@ pub enum StateError {
 
 impl VcpuState {
     /// The version of the form in bytes. Others are refused.
-    pub const VERSION: u32 = 1;
+    pub const VERSION: u32 = 2;
 
     /// Its form in bytes.
     #[must_use]
@@ -321,7 +321,7 @@ mod tests {
         assert_eq!(VcpuState::from_bytes(&[&bytes[..], &[0]].concat()), Err(StateError::Length));
         let mut newer = bytes.clone();
         newer[4] += 1;
-        assert_eq!(VcpuState::from_bytes(&newer), Err(StateError::Version(2)));
+        assert_eq!(VcpuState::from_bytes(&newer), Err(StateError::Version(3)));
         // The image's length is the last word before it.
         let mut endless = bytes.clone();
         let at = bytes.len() - 8 * 105;

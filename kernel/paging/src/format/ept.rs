@@ -3,7 +3,7 @@
 use hw::Hpa;
 
 use super::PS;
-use crate::{Caching, EntryFormat, Rights};
+use crate::{Caching, DirtyFormat, EntryFormat, Rights};
 
 /// Loads allowed.
 const R: u64 = 1 << 0;
@@ -61,6 +61,11 @@ impl EntryFormat for Ept {
             _ => Caching::Uncacheable,
         }
     }
+}
+
+impl DirtyFormat for Ept {
+    /// Set where the EPT pointer enables it (28.3.5).
+    const DIRTY: u64 = 1 << 9;
 }
 
 #[cfg(test)]

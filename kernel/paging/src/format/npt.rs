@@ -4,7 +4,7 @@
 use hw::Hpa;
 
 use super::host::{Host, US};
-use crate::{Caching, EntryFormat, Rights};
+use crate::{Caching, DirtyFormat, EntryFormat, Rights};
 
 /// The second stage of SVM.
 #[derive(Clone, Copy, Debug)]
@@ -33,6 +33,10 @@ impl EntryFormat for Npt {
     fn caching(entry: u64) -> Caching {
         Host::caching(entry)
     }
+}
+
+impl DirtyFormat for Npt {
+    const DIRTY: u64 = 1 << 6;
 }
 
 #[cfg(test)]

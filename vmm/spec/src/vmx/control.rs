@@ -193,11 +193,11 @@ pub const ACTIVITY_WAIT_FOR_SIPI: u32 = 3;
 /// The link pointer of a VMCS without a shadow (SDM vol. 3, 25.4.2).
 pub const NO_LINK: u64 = !0;
 
-/// The EPT pointer to four levels of tables in write-back memory, without accessed and dirty flags (SDM vol. 3,
+/// The EPT pointer to four levels of tables in write-back memory, with accessed and dirty flags or without (SDM vol. 3,
 /// table 25-9).
 #[must_use]
-pub const fn ept_pointer(root: Hpa) -> u64 {
+pub const fn ept_pointer(root: Hpa, flags: bool) -> u64 {
     const WRITE_BACK: u64 = 6;
     const FOUR_LEVELS: u64 = (4 - 1) << 3;
-    root.raw() | FOUR_LEVELS | WRITE_BACK
+    root.raw() | FOUR_LEVELS | WRITE_BACK | (flags as u64) << 6
 }

@@ -15,6 +15,7 @@ use alloc::vec::Vec;
 
 use config::CpuidMask;
 use hw::{CpuidBus, CpuidResult};
+use vcpu::Speculation;
 use x86_spec::{
     cpu::Cr4,
     cpuid::{self as leaf, Leaf1Ecx, Vendor},
@@ -35,6 +36,8 @@ pub struct CpuidOptions {
     pub xcr0_allowed: u64,
     /// Whether the backend handles INVPCID and process-context identifiers.
     pub pcid: bool,
+    /// Registers that hold speculation back.
+    pub speculation: Speculation,
     /// How many CPUs the guest has, whose APIC IDs count from 0.
     pub vcpus: u32,
     /// Bits of a guest-physical address, where fewer than the host's.

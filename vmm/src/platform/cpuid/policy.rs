@@ -4,7 +4,7 @@
 //! Kerf's own walk of guest page tables know. What is missing is missing for one of these reasons:
 //! - **no nesting**: VMX, SVM, SMX, SKINIT;
 //! - **MSRs that Kerf does not keep for a guest**: MTRR, MCE/MCA (no banks), PMU, DS, PDCM, RDT, PT, SGX, TSX, WAITPKG, CET,
-//!   PKS, ENQCMD, IBRS/STIBP/SSBD and the other speculation controls, TSC_ADJUST, OSVW, IBS, EST, thermal monitors;
+//!   PKS, ENQCMD, IA32_ARCH_CAPABILITIES, TSC_ADJUST, OSVW, IBS, EST, thermal monitors;
 //! - **state that is not switched**: PKU, MPX, AMX, XSAVES;
 //! - **translation that Kerf's walk does not do**: LA57, LAM;
 //! - **waiting that Kerf wants to see**: MONITOR, MONITORX, MWAITX;
@@ -219,7 +219,8 @@ impl Policy<'_> {
     fn extended_features(&self, host: CpuidResult) -> CpuidResult {
         let mut ebx = Leaf7Ebx::from_bits_retain(host.ebx) & LEAF_7_EBX;
         let mut ecx = Leaf7Ecx::from_bits_retain(host.ecx) & LEAF_7_ECX;
-        let mut edx = Leaf7Edx::from_bits_retain(host.edx) & LEAF_7_EDX;
+        let mut edx = Leaf7Edx::from_bits_retain(host.edx) & LEAF_7_EDX
+            | Leaf7Edx::from_bits_retain(self.options.speculation.leaf_7_edx);
         if !self.options.pcid {
             ebx -= Leaf7Ebx::INVPCID;
         }
@@ -317,7 +318,7 @@ impl Policy<'_> {
                 let is_intel = self.vendor == Vendor::Intel;
                 CpuidResult {
                     eax: physical | linear << 8,
-                    ebx: host.ebx & WIDTHS_EBX,
+                    ebx: host.ebx & WIDTHS_EBX | self.options.speculation.widths_ebx,
                     ecx: if is_intel { 0 } else { self.topology.core_count() },
                     edx: 0,
                 }

@@ -14,6 +14,7 @@ const OPTIONS: CpuidOptions = CpuidOptions {
     apic_khz: 2_100_000,
     xcr0_allowed: ALL_AVX,
     pcid: true,
+    speculation: vcpu::Speculation::NONE,
     vcpus: 1,
     physical_bits: None,
     mask: Vec::new(),

@@ -18,7 +18,7 @@ const KNOWN: Xcr0 = Xcr0::X87
     .union(Xcr0::ZMM_HI256)
     .union(Xcr0::HI16_ZMM);
 const AVX512: Xcr0 = Xcr0::OPMASK.union(Xcr0::ZMM_HI256).union(Xcr0::HI16_ZMM);
-/// XSAVE instructions a guest can have. No XSAVES: there are no supervisor states (IA32_XSS), and no IA32_XFD.
+/// XSAVE instructions a guest can have. No XSAVES: supervisor states (IA32_XSS) are not switched; and no IA32_XFD.
 const INSTRUCTIONS: XsaveEax =
     XsaveEax::XSAVEOPT.union(XsaveEax::XSAVEC).union(XsaveEax::XGETBV_ECX_1);
 

@@ -1,10 +1,13 @@
 //! What a CPU offers, and the documented minimum: SVM, not switched off, with nested paging and an ASID for guests.
 
 use hw::{CpuidBus, MsrBus};
+use paging::PageSize;
+use x86_spec::cpuid::ExtendedEdx;
 use x86_spec::msr;
 use x86_spec::svm::{CPUID_SVM, SvmFeatures, VM_CR_SVMDIS};
 
-use crate::{Unsupported, cr4};
+use super::HELD;
+use crate::{Speculation, Unsupported, cr4};
 
 /// What is used where it is offered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,9 +19,12 @@ pub(super) struct Features {
     /// Bits of a physical address.
     pub(super) physical_bits: u8,
     /// RDTSCP or RDPID: TSC_AUX exists.
-    pub(super) tsc_aux: bool,
+    tsc_aux: bool,
+    pub(super) speculation: Speculation,
     /// What a guest may set in CR4.
     pub(super) cr4: u64,
+    /// The largest page of nested tables: what the host's own can have.
+    pub(super) largest_page: PageSize,
     /// RDPRU, which tells a guest of the host's clocks unless intercepted.
     pub(super) rdpru: bool,
 }
@@ -55,10 +61,22 @@ impl Features {
                 bits @ 32..=52 => bits,
                 _ => 36,
             },
+            // Found out when SVM is turned on: the registers have to be tried.
+            speculation: Speculation::NONE,
             tsc_aux: rdpid || identity.edx & (1 << 27) != 0,
             cr4: cr4::offered(cpuid),
+            largest_page: match ExtendedEdx::from_bits_retain(identity.edx) {
+                edx if edx.contains(ExtendedEdx::PAGE_1GB) => PageSize::Size1G,
+                _ => PageSize::Size2M,
+            },
             rdpru: sizes.ebx & (1 << 4) != 0,
         })
+    }
+
+    /// Bits of the held registers, in their order; 0 where there is no such register.
+    pub(super) fn held(&self) -> [u64; HELD.len()] {
+        let tsc_aux = if self.tsc_aux { u32::MAX.into() } else { 0 };
+        [tsc_aux, self.speculation.spec_ctrl, self.speculation.virt_spec_ctrl]
     }
 
     /// The ASID for the address space `number`, which is 1 or more. With more address spaces than ASIDs some share one;

@@ -35,12 +35,13 @@ pub use vcpu::SvmVcpu;
 use hw::{CpuidBus, MsrBus, PAGE_SIZE};
 use paging::format::Npt;
 use x86_spec::cpu::Efer;
+use x86_spec::cpuid::{self, XsaveEax};
 use x86_spec::msr;
 use x86_spec::svm::{IOPM_BYTES, MSRPM_BYTES, msrpm_bit};
 
 use crate::barrier::Barrier;
 use crate::fpu::FpuSupport;
-use crate::{Backend, EnableError, HostPages, Unsupported, VcpuInit};
+use crate::{Backend, EnableError, HostPages, Offers, Speculation, Unsupported, VcpuInit};
 use features::Features;
 use insn::Owned;
 
@@ -57,6 +58,9 @@ const PASSED_THROUGH: [hw::Msr; 10] = [
     msr::SYSENTER_ESP,
     msr::SYSENTER_EIP,
 ];
+
+/// MSRs that stay in the CPU for as long as the guest is loaded. Each access of the guest exits.
+const HELD: [hw::Msr; 3] = [msr::TSC_AUX, msr::SPEC_CTRL, msr::VIRT_SPEC_CTRL];
 
 /// SVM, turned on for one CPU.
 #[derive(Debug)]
@@ -85,18 +89,23 @@ impl Backend for Svm {
         msrs: &impl MsrBus,
         pages: &mut dyn HostPages,
     ) -> Result<Self, EnableError> {
-        let features = Features::probe(cpuid, msrs)?;
+        let mut features = Features::probe(cpuid, msrs)?;
+        features.speculation = Speculation::probe(cpuid, msrs);
         let fpu = FpuSupport::probe(cpuid);
         let host_save_area = Owned::<[u8; PAGE_SIZE as usize]>::new(pages)?;
         let mut io_permissions = Owned::<[u8; IOPM_BYTES]>::new(pages)?;
         io_permissions.fill(0xff);
         let mut msr_permissions = Owned::<[u8; MSRPM_BYTES]>::new(pages)?;
-        fill_msr_permissions(&mut msr_permissions);
+        fill_msr_permissions(&mut msr_permissions, &features.speculation);
         // EFER.SVME first: before it is set, VM_HSAVE_PA faults on some CPUs (APM vol. 2, 15.30.4).
         msrs.write(msr::EFER, msrs.read(msr::EFER)? | Efer::SVME.bits())?;
         msrs.write(msr::VM_HSAVE_PA, host_save_area.hpa().raw())?;
         fpu.prepare_cpu();
-        let barrier = Barrier::probe(cpuid, msrs);
+        if has_xsaves(cpuid) {
+            // XSAVES cannot be withheld from a guest: it then finds no supervisor state (APM vol. 2, 11.5.2).
+            msrs.write(msr::XSS, 0)?;
+        }
+        let barrier = Barrier::probe(cpuid, msrs, &features.speculation);
         Ok(Self {
             features,
             fpu,
@@ -115,15 +124,35 @@ impl Backend for Svm {
         Ok(SvmVcpu::new(self, init, pages)?)
     }
 
-    /// INVPCID is not intercepted, and PCIDE not held back: what the CPU has, the guest has.
-    fn offers_pcid(&self) -> bool {
-        true
+    fn offers(&self) -> Offers {
+        Offers {
+            // INVPCID is not intercepted, and PCIDE not held back: what the CPU has, the guest has.
+            pcid: true,
+            largest_page: self.features.largest_page,
+            // Nested tables are the host's, which have always had them (APM vol. 2, 15.25.5).
+            dirty_bits: true,
+            speculation: self.features.speculation,
+        }
     }
 }
 
-/// Intercepts reads and writes of every MSR but [`PASSED_THROUGH`].
-fn fill_msr_permissions(map: &mut [u8; MSRPM_BYTES]) {
+fn has_xsaves(cpuid: &impl CpuidBus) -> bool {
+    let xsaves = XsaveEax::XSAVES.bits();
+    cpuid.cpuid(cpuid::VENDOR, 0).eax >= cpuid::XSAVE
+        && cpuid.cpuid(cpuid::XSAVE, 1).eax & xsaves != 0
+}
+
+/// Intercepts reads and writes of every MSR but [`PASSED_THROUGH`], and writes of commands that this CPU has.
+fn fill_msr_permissions(map: &mut [u8; MSRPM_BYTES], speculation: &Speculation) {
     map.fill(0xff);
+    let Speculation { pred_cmd, flush_cmd, .. } = *speculation;
+    for (_, msr) in
+        [(pred_cmd, msr::PRED_CMD), (flush_cmd, msr::FLUSH_CMD)].into_iter().filter(|(has, _)| *has)
+    {
+        if let Some(bit) = msrpm_bit(msr.0) {
+            map[bit / 8] &= !(0b10 << (bit % 8));
+        }
+    }
     for bit in PASSED_THROUGH.into_iter().filter_map(|msr| msrpm_bit(msr.0)) {
         map[bit / 8] &= !(0b11 << (bit % 8));
     }

@@ -11,7 +11,8 @@ use x86_spec::svm::{EventWord, VirtualInterrupt, Vmcb, tlb_control};
 use super::features::Features;
 use super::{checks, fill_msr_permissions, state};
 use crate::{
-    Backend, EntryFailure, Event, Exit, Gpr, HostPage, HostPages, Registers, Unsupported, Vcpu,
+    Backend, EntryFailure, Event, Exit, Gpr, HostPage, HostPages, Registers, Speculation,
+    Unsupported, Vcpu,
 };
 
 /// A CPU by its CPUID leaves; starts as QEMU's emulation describes itself.
@@ -103,7 +104,7 @@ fn vcpu_on(cpu: &Cpu) -> super::SvmVcpu {
     let mut svm = super::Svm {
         features: Features::probe(cpu, cpu).unwrap(),
         fpu: crate::fpu::FpuSupport::probe(cpu),
-        barrier: crate::barrier::Barrier::probe(cpu, cpu),
+        barrier: crate::barrier::Barrier::probe(cpu, cpu, &Speculation::NONE),
         io_permissions: super::Owned::new(&mut Leaked).unwrap(),
         msr_permissions: super::Owned::new(&mut Leaked).unwrap(),
         _host_save_area: super::Owned::new(&mut Leaked).unwrap(),
@@ -153,7 +154,7 @@ fn asids_stay_within_what_the_cpu_has() {
 #[test]
 fn only_what_vmload_switches_is_passed_through() {
     let mut map = [0; super::MSRPM_BYTES];
-    fill_msr_permissions(&mut map);
+    fill_msr_permissions(&mut map, &Speculation { pred_cmd: true, ..Speculation::NONE });
     let intercepted = |msr: Msr| {
         let bit = super::msrpm_bit(msr.0).unwrap();
         (map[bit / 8] >> (bit % 8)) & 0b11
@@ -164,8 +165,12 @@ fn only_what_vmload_switches_is_passed_through() {
     for msr in [msr::EFER, msr::PAT, msr::VM_CR, msr::VM_HSAVE_PA, msr::TSC, msr::TSC_AUX] {
         assert_eq!(intercepted(msr), 0b11, "{msr:?}");
     }
+    assert_eq!(intercepted(msr::PRED_CMD), 0b01, "a command passes, and has no state to read");
+    for msr in [msr::FLUSH_CMD, msr::SPEC_CTRL] {
+        assert_eq!(intercepted(msr), 0b11, "{msr:?}");
+    }
     let open: u32 = map.iter().map(|byte| byte.count_zeros()).sum();
-    assert_eq!(open, 20);
+    assert_eq!(open, 21);
 }
 
 #[test]
@@ -305,6 +310,12 @@ fn msrs_take_what_the_cpu_would_take() {
     assert_eq!(vcpu.read_msr(msr::PAT), Ok(0x0106));
     assert_eq!(vcpu.write_msr(msr::TSC_AUX, 7), Ok(()));
     assert_eq!(vcpu.read_msr(msr::TSC_AUX), Ok(7));
+    for missing in [msr::SPEC_CTRL, msr::VIRT_SPEC_CTRL, msr::XSS] {
+        assert!(vcpu.read_msr(missing).is_err() && vcpu.write_msr(missing, 0).is_err());
+    }
+    vcpu.features.speculation.spec_ctrl = 0b101;
+    assert_eq!((vcpu.write_msr(msr::SPEC_CTRL, 4), vcpu.read_msr(msr::SPEC_CTRL)), (Ok(()), Ok(4)));
+    assert!(vcpu.write_msr(msr::SPEC_CTRL, 2).is_err(), "a bit that the CPU lacks");
     assert_eq!(vcpu.read_msr(msr::VM_HSAVE_PA), Err(MsrFault(msr::VM_HSAVE_PA)));
 }
 

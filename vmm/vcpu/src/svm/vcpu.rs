@@ -14,7 +14,7 @@ use super::exit::{self, ExitFields, Own};
 use super::features::Features;
 use super::insn::{self, Owned};
 use super::nmi::{DR6_STEP, Nmis};
-use super::{Svm, checks, hot, state};
+use super::{HELD, Svm, checks, hot, state};
 use crate::barrier::Barrier;
 use crate::cr4;
 use crate::fpu::Fpu;
@@ -43,7 +43,7 @@ pub struct SvmVcpu {
     address_space: u16,
     /// DR0 to DR3 while not loaded.
     breakpoints: [u64; 4],
-    tsc_aux: u64,
+    held: [u64; HELD.len()],
     /// CR4.MCE as the guest has set it.
     mce: u64,
     /// EFER.LME as the guest has set it, while the VMCB has it clear: [`state::hold_lme`].
@@ -74,7 +74,7 @@ impl SvmVcpu {
             barrier: backend.barrier.clone(),
             address_space: init.address_space,
             breakpoints: [0; 4],
-            tsc_aux: 0,
+            held: [0; HELD.len()],
             mce: 0,
             lme: 0,
             loaded: false,
@@ -160,6 +160,28 @@ impl SvmVcpu {
             self.put_overtaken();
         }
         None
+    }
+
+    /// The index of a held register that this CPU has, and its bits.
+    fn held(&self, msr: Msr) -> Option<(usize, u64)> {
+        let index = HELD.iter().position(|&held| held == msr)?;
+        Some((index, self.features.held()[index])).filter(|&(_, bits)| bits != 0)
+    }
+
+    /// Held registers that are not 0 as the CPU has them between guests; TSC_AUX may be whatever the firmware left.
+    fn held_values(&self) -> impl Iterator<Item = (Msr, u64)> + use<> {
+        let bits = self.features.held();
+        let all = HELD.into_iter().zip(self.held).zip(bits).filter(|&(_, bits)| bits != 0);
+        all.map(|(held, _)| held).filter(|&(msr, value)| value != 0 || msr == msr::TSC_AUX)
+    }
+
+    /// Has the guest run with this value.
+    fn hold(&mut self, msr: Msr, value: u64) {
+        if msr == msr::SPEC_CTRL && self.features.svm.contains(SvmFeatures::SPEC_CTRL_VIRT) {
+            self.vmcb.save.spec_ctrl = value;
+        } else {
+            insn::write_guest_msr(msr, value);
+        }
     }
 
     /// Tells the CPU that it must read these fields of the VMCB again.
@@ -373,21 +395,23 @@ impl Vcpu for SvmVcpu {
     }
 
     fn read_msr(&self, msr: Msr) -> Result<u64, MsrFault> {
+        if let Some((index, _)) = self.held(msr) {
+            return Ok(self.held[index]);
+        }
         match msr {
-            msr::TSC_AUX if self.features.tsc_aux => Ok(self.tsc_aux),
             msr::EFER => state::read_msr(&self.vmcb.save, msr).map(|efer| efer | self.lme),
             _ => state::read_msr(&self.vmcb.save, msr),
         }
     }
 
     fn write_msr(&mut self, msr: Msr, value: u64) -> Result<(), MsrFault> {
-        if msr == msr::TSC_AUX {
-            if !self.features.tsc_aux || value >> 32 != 0 {
+        if let Some((index, bits)) = self.held(msr) {
+            if value & !bits != 0 {
                 return Err(MsrFault(msr));
             }
-            self.tsc_aux = value;
+            self.held[index] = value;
             if self.loaded {
-                insn::write_guest_msr(msr, value);
+                self.hold(msr, value);
             }
             return Ok(());
         }
@@ -458,8 +482,8 @@ impl Vcpu for SvmVcpu {
         insn::vmsave(&mut self.host);
         self.fpu.load();
         insn::write_breakpoints(self.breakpoints);
-        if self.features.tsc_aux {
-            insn::write_guest_msr(msr::TSC_AUX, self.tsc_aux);
+        for (msr, value) in self.held_values() {
+            self.hold(msr, value);
         }
         // Another virtual CPU may have used the ASID on this CPU, or this one's old entries have gone stale here.
         self.flush_translations();
@@ -473,8 +497,8 @@ impl Vcpu for SvmVcpu {
         self.loaded = false;
         self.breakpoints = insn::read_breakpoints();
         insn::write_breakpoints([0; 4]);
-        if self.features.tsc_aux {
-            insn::write_guest_msr(msr::TSC_AUX, 0);
+        for (msr, _) in self.held_values() {
+            self.hold(msr, 0);
         }
         self.fpu.unload();
     }

@@ -54,7 +54,6 @@ const SECONDARY: &[Named] = &[
 const SECONDARY_OPTIONAL: Secondary = Secondary::ENABLE_RDTSCP
     .union(Secondary::ENABLE_VPID)
     .union(Secondary::ENABLE_INVPCID)
-    .union(Secondary::ENABLE_XSAVES)
     .union(Secondary::WBINVD_EXITING);
 
 const EXIT: &[Named] = &[

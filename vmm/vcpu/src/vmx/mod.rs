@@ -2,7 +2,8 @@
 //!
 //! The documented minimum: the TRUE capability registers, secondary controls, EPT (write-back, four levels, 2 MiB
 //! pages), unrestricted guest, MSR bitmaps, virtual NMIs, and EFER and PAT switched by entries and exits. VPID, RDTSCP,
-//! INVPCID and XSAVES are used where they are offered.
+//! INVPCID, EPT pages of 1 GiB and EPT's dirty flags are used where they are offered. XSAVES is an invalid opcode for guests,
+//! and IA32_XSS does not exist: there is no supervisor state to switch.
 //!
 //! ```text
 //!   capabilities ─► controls ─► setup ──┐
@@ -33,13 +34,14 @@ mod tests;
 pub use vcpu::VmxVcpu;
 
 use hw::{CpuidBus, Hpa, MsrBus};
+use paging::PageSize;
 use x86_spec::msr;
-use x86_spec::vmx::capability::FeatureControl;
+use x86_spec::vmx::capability::{EptVpid, FeatureControl};
 use x86_spec::vmx::control::Secondary;
 
 use crate::barrier::Barrier;
 use crate::fpu::FpuSupport;
-use crate::{Backend, EnableError, HostPages, Unsupported, VcpuInit};
+use crate::{Backend, EnableError, HostPages, Offers, Speculation, Unsupported, VcpuInit};
 use capabilities::Capabilities;
 use controls::Controls;
 
@@ -49,6 +51,7 @@ pub struct Vmx {
     capabilities: Capabilities,
     controls: Controls,
     fpu: FpuSupport,
+    speculation: Speculation,
     barrier: Barrier,
 }
 
@@ -101,7 +104,9 @@ impl Backend for Vmx {
         fpu.prepare_cpu();
         insn::vmxon(capabilities.cr0.must, capabilities.cr4.must, region)
             .map_err(|_| EnableError::Instruction("VMXON"))?;
-        Ok(Self { capabilities, controls, fpu, barrier: Barrier::probe(cpuid, msrs) })
+        let speculation = Speculation::probe(cpuid, msrs);
+        let barrier = Barrier::probe(cpuid, msrs, &speculation);
+        Ok(Self { capabilities, controls, fpu, speculation, barrier })
     }
 
     fn create_vcpu(
@@ -112,8 +117,15 @@ impl Backend for Vmx {
         VmxVcpu::new(self, init, pages)
     }
 
-    /// Without the control INVPCID is an invalid opcode (SDM vol. 3, 26.3), which a guest that has identifiers may need.
-    fn offers_pcid(&self) -> bool {
-        self.controls.secondary.contains(Secondary::ENABLE_INVPCID)
+    fn offers(&self) -> Offers {
+        let has = |feature| self.capabilities.ept_vpid.contains(feature);
+        Offers {
+            // Without the control INVPCID is an invalid opcode (SDM vol. 3, 26.3), which a guest that has identifiers may
+            // need.
+            pcid: self.controls.secondary.contains(Secondary::ENABLE_INVPCID),
+            largest_page: if has(EptVpid::PAGES_1G) { PageSize::Size1G } else { PageSize::Size2M },
+            dirty_bits: has(EptVpid::ACCESSED_DIRTY),
+            speculation: self.speculation,
+        }
     }
 }

@@ -3,7 +3,10 @@
 use hw::Msr;
 use x86_spec::msr;
 
+use crate::Speculation;
+
 /// A register that passes.
+#[derive(Clone, Copy)]
 struct Passed {
     msr: Msr,
     read: bool,
@@ -32,11 +35,25 @@ const PASSED: &[Passed] = &[
     both(msr::TSC_AUX),
 ];
 
+const fn command(msr: Msr) -> Passed {
+    Passed { msr, read: false, write: true }
+}
+
+/// Likewise, where the CPU has them.
+fn controls(has: &Speculation) -> impl Iterator<Item = Passed> {
+    let all = [
+        (has.spec_ctrl != 0, both(msr::SPEC_CTRL)),
+        (has.pred_cmd, command(msr::PRED_CMD)),
+        (has.flush_cmd, command(msr::FLUSH_CMD)),
+    ];
+    all.into_iter().filter_map(|(has, passed)| has.then_some(passed))
+}
+
 /// Word `index` (0 to 511) of the page: four bitmaps of 1 KiB, reads of low and of high MSRs, then writes; a bit set
 /// exits.
-pub(super) fn word(index: usize) -> u64 {
+pub(super) fn word(index: usize, speculation: &Speculation) -> u64 {
     let mut word = u64::MAX;
-    for passed in PASSED {
+    for passed in PASSED.iter().copied().chain(controls(speculation)) {
         let (half, low) = match passed.msr.0 {
             number @ 0..0x2000 => (0, number),
             number => (1, number & 0x1fff),
@@ -58,7 +75,7 @@ mod tests {
     fn exits(msr: Msr, write: bool) -> bool {
         let byte = usize::from(write) * 2048 + usize::from(msr.0 >= 0xc000_0000) * 1024;
         let bit = byte * 8 + (msr.0 & 0x1fff) as usize;
-        word(bit / 64) & 1 << (bit % 64) != 0
+        word(bit / 64, &Speculation::NONE) & 1 << (bit % 64) != 0
     }
 
     #[test]
@@ -74,7 +91,11 @@ mod tests {
 
     #[test]
     fn the_rest_of_the_page_is_set() {
-        let passing: u32 = (0..512).map(|index| word(index).count_zeros()).sum();
-        assert_eq!(passing, 11 * 2 + 1);
+        let passing = |has| (0..512).map(|index| word(index, &has).count_zeros()).sum::<u32>();
+        assert_eq!(passing(Speculation::NONE), 11 * 2 + 1);
+        let spec_ctrl = Speculation { spec_ctrl: 1, ..Speculation::NONE };
+        assert_eq!(passing(spec_ctrl), 12 * 2 + 1);
+        let commands = Speculation { pred_cmd: true, flush_cmd: true, ..Speculation::NONE };
+        assert_eq!(passing(commands), 11 * 2 + 1 + 2, "no state to read");
     }
 }

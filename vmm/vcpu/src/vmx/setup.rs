@@ -29,7 +29,7 @@ const TSS_LIMIT: u32 = 0x67;
 
 /// What a virtual CPU's VMCS points at, and its choices.
 pub(super) struct Environment {
-    pub(super) second_stage: Hpa,
+    pub(super) ept_pointer: u64,
     pub(super) address_space: u16,
     pub(super) tsc_offset: u64,
     pub(super) msr_bitmap: Hpa,
@@ -83,15 +83,12 @@ pub(super) fn write_controls(
     vmcs.write(control::CR4_MASK, CR4_HOST_OWNED);
     vmcs.write(control::MSR_BITMAP, environment.msr_bitmap.raw());
     vmcs.write(control::TSC_OFFSET, environment.tsc_offset);
-    vmcs.write(control::EPT_POINTER, bits::ept_pointer(environment.second_stage));
+    vmcs.write(control::EPT_POINTER, environment.ept_pointer);
     if controls.pin_based.contains(bits::PinBased::PREEMPTION_TIMER) {
         vmcs.write(guest::PREEMPTION_TIMER, PREEMPTION_COUNT);
     }
     if controls.secondary.contains(bits::Secondary::ENABLE_VPID) {
         vmcs.write(control::VPID, environment.address_space);
-    }
-    if controls.secondary.contains(bits::Secondary::ENABLE_XSAVES) {
-        vmcs.write(control::XSS_EXITING_BITMAP, 0);
     }
     vmcs.write(guest::LINK_POINTER, bits::NO_LINK);
     vmcs.write(guest::PAT, PAT_RESET);

@@ -8,7 +8,7 @@ use hw::{CpuidBus, CpuidResult, Hpa, Msr, MsrBus, MsrFault};
 use x86_spec::msr;
 use x86_spec::segment::{DescriptorTable, Segment};
 use x86_spec::vmx::capability;
-use x86_spec::vmx::control::{EntryControls, Primary, Secondary};
+use x86_spec::vmx::control::{EntryControls, Primary, Secondary, ept_pointer};
 use x86_spec::vmx::field::{control, guest, host};
 
 use super::capabilities::Capabilities;
@@ -120,7 +120,7 @@ pub(super) fn filled(capabilities: &Capabilities, registers: &Registers) -> Test
     let mut vmcs = TestFields::default();
     let controls = Controls::plan(capabilities).unwrap();
     let environment = Environment {
-        second_stage: Hpa::new(0x20_0000),
+        ept_pointer: ept_pointer(Hpa::new(0x20_0000), true),
         address_space: 1,
         tsc_offset: 0,
         msr_bitmap: Hpa::new(0x30_0000),

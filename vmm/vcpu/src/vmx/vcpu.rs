@@ -7,6 +7,7 @@ mod hot;
 use hw::{Hpa, Msr, MsrFault};
 use x86_spec::cpu::{Cr0, Cr4, Rflags, vector};
 use x86_spec::msr;
+use x86_spec::vmx::capability::EptVpid;
 use x86_spec::vmx::control::{self as bits, Interruptibility, Primary, Secondary};
 use x86_spec::vmx::exit::{InterruptionType, instruction_error};
 use x86_spec::vmx::field::{control, guest, info};
@@ -28,13 +29,20 @@ use crate::fpu::Fpu;
 use crate::frame::OwnFrame;
 use crate::{
     Code64, CpuContext, EnableError, EntryFailure, Event, Exit, Gpr, HostPages, HotExits,
-    IdlePolicy, Registers, STATE_MSRS, StateError, Vcpu, VcpuInit, VcpuState,
+    IdlePolicy, Registers, STATE_MSRS, Speculation, StateError, Vcpu, VcpuInit, VcpuState,
 };
 
 /// Registers of the guest that stay in the CPU across exits; Kerf itself uses none of them. They are switched when the
 /// virtual CPU on a CPU changes.
-const HELD: [Msr; 6] =
-    [msr::KERNEL_GS_BASE, msr::STAR, msr::LSTAR, msr::CSTAR, msr::SFMASK, msr::TSC_AUX];
+const HELD: [Msr; 7] = [
+    msr::KERNEL_GS_BASE,
+    msr::STAR,
+    msr::LSTAR,
+    msr::CSTAR,
+    msr::SFMASK,
+    msr::TSC_AUX,
+    msr::SPEC_CTRL,
+];
 /// DR0 to DR3 and DR6 after reset (SDM vol. 3, table 10-1).
 const DEBUG_RESET: [u64; 5] = [0, 0, 0, 0, 0xffff_0ff0];
 /// DR6 and pending debug exceptions: a single step.
@@ -70,6 +78,7 @@ pub struct VmxVcpu {
     /// The primary controls as the VMCS has them.
     primary: Primary,
     fpu: Fpu,
+    speculation: Speculation,
     barrier: Barrier,
     held_msrs: [u64; HELD.len()],
     cr2: u64,
@@ -88,7 +97,7 @@ impl VmxVcpu {
     ) -> Result<Self, EnableError> {
         let vmcs = Vmx::region(&backend.capabilities, pages)?;
         let msr_bitmap = pages.alloc_pages(1)?;
-        insn::write_page(msr_bitmap.hva, msr_bitmap::word);
+        insn::write_page(msr_bitmap.hva, |index| msr_bitmap::word(index, &backend.speculation));
         insn::vmclear(vmcs).map_err(|_| EnableError::Instruction("VMCLEAR"))?;
         let controls = match init.idle {
             IdlePolicy::Exit => backend.controls,
@@ -107,17 +116,19 @@ impl VmxVcpu {
             window_wanted: false,
             primary: controls.primary,
             fpu: Fpu::new(&backend.fpu, init.xcr0_allowed, pages)?,
+            speculation: backend.speculation,
             barrier: backend.barrier.clone(),
             held_msrs: [0; HELD.len()],
             cr2: 0,
             debug: DEBUG_RESET,
             controls,
             capabilities: backend.capabilities,
-            ept_pointer: bits::ept_pointer(init.second_stage),
+            ept_pointer: 0,
             vpid: init.address_space,
         };
+        vcpu.ept_pointer = vcpu.ept_pointer_to(init.second_stage);
         let environment = Environment {
-            second_stage: init.second_stage,
+            ept_pointer: vcpu.ept_pointer,
             address_space: init.address_space,
             tsc_offset: init.tsc_offset,
             msr_bitmap: msr_bitmap.hpa,
@@ -300,7 +311,6 @@ impl VmxVcpu {
 
     /// Drops translations that another virtual CPU, or this one on another CPU, may have left on the calling CPU.
     fn invalidate(&self) {
-        use x86_spec::vmx::capability::EptVpid;
         let offers = |feature| self.capabilities.ept_vpid.contains(feature);
         if offers(EptVpid::INVEPT | EptVpid::INVEPT_SINGLE) {
             insn::invept(SINGLE_CONTEXT, self.ept_pointer);
@@ -317,9 +327,17 @@ impl VmxVcpu {
         }
     }
 
-    /// The held registers that this CPU has.
-    fn held_count(&self) -> usize {
-        HELD.len() - usize::from(!self.capabilities.tsc_aux)
+    fn ept_pointer_to(&self, root: Hpa) -> u64 {
+        bits::ept_pointer(root, self.capabilities.ept_vpid.contains(EptVpid::ACCESSED_DIRTY))
+    }
+
+    /// Whether this CPU has a held register.
+    fn has(&self, msr: Msr) -> bool {
+        match msr {
+            msr::TSC_AUX => self.capabilities.tsc_aux,
+            msr::SPEC_CTRL => self.speculation.spec_ctrl != 0,
+            _ => true,
+        }
     }
 }
 
@@ -482,9 +500,11 @@ impl Vcpu for VmxVcpu {
         entry::forget_host(&mut self.frame);
         setup::write_host(&mut Current, &insn::host_state());
         self.invalidate();
-        let held = self.held_count();
-        for (&msr, &value) in HELD.iter().zip(&self.held_msrs).take(held) {
-            insn::wrmsr(msr, value);
+        for (&msr, &value) in HELD.iter().zip(&self.held_msrs) {
+            // Between guests it is 0, and a write is slow.
+            if self.has(msr) && (msr != msr::SPEC_CTRL || value != 0) {
+                insn::wrmsr(msr, value);
+            }
         }
         insn::write_cr2(self.cr2);
         insn::write_debug(&self.debug);
@@ -500,9 +520,8 @@ impl Vcpu for VmxVcpu {
         insn::write_debug(&DEBUG_RESET);
         self.cr2 = insn::read_cr2();
         insn::write_cr2(0);
-        let held = self.held_count();
-        for (&msr, value) in HELD.iter().zip(&mut self.held_msrs).take(held) {
-            *value = insn::rdmsr(msr);
+        self.held_msrs = HELD.map(|msr| if self.has(msr) { insn::rdmsr(msr) } else { 0 });
+        for (&msr, _) in HELD.iter().zip(&self.held_msrs).filter(|(_, value)| **value != 0) {
             insn::wrmsr(msr, 0);
         }
         let cleared = insn::vmclear(self.vmcs);
@@ -518,7 +537,7 @@ impl Vcpu for VmxVcpu {
     }
 
     fn set_second_stage(&mut self, root: Hpa) {
-        self.ept_pointer = bits::ept_pointer(root);
+        self.ept_pointer = self.ept_pointer_to(root);
         let pointer = self.ept_pointer;
         self.vmcs().write(control::EPT_POINTER, pointer);
         self.flush_translations();

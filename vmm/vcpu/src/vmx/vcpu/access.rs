@@ -3,7 +3,7 @@
 use hw::{Hpa, Msr, MsrFault};
 use x86_spec::cpu::{Efer, Rflags};
 use x86_spec::msr;
-use x86_spec::vmx::control::{Interruptibility, Secondary};
+use x86_spec::vmx::control::Interruptibility;
 use x86_spec::vmx::field::{Natural, SegmentRegister, guest};
 
 use super::{DEBUGCTL_BTF, HELD, VmxVcpu};
@@ -142,7 +142,6 @@ impl VmxVcpu {
             msr::PAT => Ok(vmcs.read(guest::PAT)),
             msr::DEBUGCTL => Ok(vmcs.read(guest::DEBUGCTL)),
             msr::SYSENTER_CS => Ok(vmcs.read(guest::SYSENTER_CS).into()),
-            msr::XSS if self.has_xsaves() => Ok(0),
             _ => base_field(msr).map(|field| vmcs.read(field)).ok_or(MsrFault(msr)),
         }
     }
@@ -151,8 +150,12 @@ impl VmxVcpu {
         let fault = MsrFault(msr);
         if let Some(index) = self.held_index(msr) {
             let demands_canonical = matches!(msr, msr::KERNEL_GS_BASE | msr::LSTAR | msr::CSTAR);
-            let too_wide = matches!(msr, msr::TSC_AUX | msr::SFMASK) && value >> 32 != 0;
-            if too_wide || demands_canonical && !self.capabilities.is_canonical(value) {
+            let is_bad = match msr {
+                msr::TSC_AUX | msr::SFMASK => value >> 32 != 0,
+                msr::SPEC_CTRL => value & !self.speculation.spec_ctrl != 0,
+                _ => false,
+            };
+            if is_bad || demands_canonical && !self.capabilities.is_canonical(value) {
                 return Err(fault);
             }
             self.held_msrs[index] = value;
@@ -171,7 +174,6 @@ impl VmxVcpu {
             msr::PAT if is_pat(value) => vmcs.write(guest::PAT, value),
             msr::DEBUGCTL if value & !DEBUGCTL_WRITABLE == 0 => vmcs.write(guest::DEBUGCTL, value),
             msr::SYSENTER_CS => vmcs.write(guest::SYSENTER_CS, value as u32),
-            msr::XSS if self.has_xsaves() && value == 0 => {}
             _ => {
                 let field = base_field(msr).ok_or(fault)?;
                 if !self.capabilities.is_canonical(value) {
@@ -184,11 +186,7 @@ impl VmxVcpu {
     }
 
     fn held_index(&self, msr: Msr) -> Option<usize> {
-        HELD.iter().take(self.held_count()).position(|&held| held == msr)
-    }
-
-    fn has_xsaves(&self) -> bool {
-        self.controls.secondary.contains(Secondary::ENABLE_XSAVES)
+        HELD.iter().position(|&held| held == msr).filter(|_| self.has(msr))
     }
 }
 
