@@ -83,6 +83,9 @@ pub(super) fn describe(
         files.push(("initrd.img".into(), initrd));
     }
     text += "\n[vm.test]\nexit-port = true\n";
+    if name == "facts" {
+        text += "views = true\n";
+    }
     Description::new(text, files)
 }
 

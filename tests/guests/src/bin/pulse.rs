@@ -1,5 +1,6 @@
 //! A guest that goes on until it is told to end: a numbered line ten times a second, and one for each key. With `busy` on its
-//! command line it counts time away instead of halting, so that it never gives its CPU up.
+//! command line it counts time away instead of halting, so that it never gives its CPU up. At `r` it resets its machine, at
+//! `q` it ends.
 //!
 //! Other guests' tests look at it for whether anything disturbs it; the monitor's tests pause, stop and reset it.
 
@@ -10,7 +11,7 @@ use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
 use guests::{
     apic,
-    console::uart,
+    console::{self, uart},
     cpu::{self, cpuid},
     println,
     trap::on_interrupt,
@@ -19,6 +20,8 @@ use guests::{
 guests::guest!("pulse", run);
 
 const TIMER: u8 = 0x40;
+/// The chipset's reset control, which the FADT names.
+const RESET_CONTROL: u16 = 0xcf9;
 /// LSR: a byte was received.
 const DATA_READY: u8 = 1;
 
@@ -47,6 +50,10 @@ fn run() {
         if cpu::in8(uart::LINE_STATUS) & DATA_READY != 0 {
             match cpu::in8(uart::DATA) {
                 b'q' => break,
+                b'r' => {
+                    console::drain();
+                    cpu::out8(RESET_CONTROL, 6);
+                }
                 key => println!("pulse got {:?}", char::from(key)),
             }
         }

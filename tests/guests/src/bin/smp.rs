@@ -121,6 +121,7 @@ fn run() {
     lost_interrupts();
     shootdowns();
     vector_registers();
+    held_registers();
     timers();
     contention();
     time();
@@ -414,6 +415,38 @@ fn vector_registers() {
     let other = DAMAGED.load(Relaxed);
     check!(
         "ymm-kept-across-vcpu-switches",
+        damaged == 0 && other == 0,
+        "{damaged} here, {other} there"
+    );
+}
+
+/// MSRs that stay in the CPU for as long as a virtual CPU has it.
+fn held_registers() {
+    const TSC_AUX: u32 = 0xc000_0103;
+    const SPEC_CTRL: u32 = 0x48;
+    static DAMAGED: AtomicU32 = AtomicU32::new(0);
+    fn keep(tsc_aux: u64, ibrs: u64) -> bool {
+        let has_amd_leaf = cpu::cpuid(0x8000_0000, 0).eax >= 0x8000_0008;
+        let has_ibrs = cpu::cpuid(7, 0).edx & 1 << 26 != 0
+            || has_amd_leaf && cpu::cpuid(0x8000_0008, 0).ebx & 1 << 14 != 0;
+        let all = [(TSC_AUX, tsc_aux), (SPEC_CTRL, ibrs)];
+        let registers = &all[..if has_ibrs { 2 } else { 1 }];
+        // SAFETY: nothing here asks which CPU it is, or speculates on secrets.
+        registers.iter().for_each(|&(msr, value)| unsafe { cpu::write_existing_msr(msr, value) });
+        let end = cpu::tsc() + smp::khz() * 4;
+        while cpu::tsc() < end {}
+        registers.iter().all(|&(msr, value)| cpu::read_existing_msr(msr) == value)
+    }
+    start_other(|| {
+        while !STOP.load(Relaxed) {
+            DAMAGED.fetch_add((!keep(0x1111, 0)).into(), Relaxed);
+        }
+    });
+    let damaged = (0..20).filter(|_| !keep(0x2222, 1)).count();
+    end_other();
+    let other = DAMAGED.load(Relaxed);
+    check!(
+        "msrs-kept-across-vcpu-switches",
         damaged == 0 && other == 0,
         "{damaged} here, {other} there"
     );

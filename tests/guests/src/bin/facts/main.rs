@@ -19,6 +19,7 @@ mod port;
 mod strings;
 mod timer;
 mod user;
+mod views;
 
 guests::guest!("facts", run);
 
@@ -35,5 +36,6 @@ fn run() {
     code::run();
     paging::run();
     user::run();
+    views::run();
     modes::run();
 }

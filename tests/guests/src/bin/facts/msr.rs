@@ -29,6 +29,11 @@ const MISC_ENABLE: u32 = 0x1a0;
 const MICROCODE: u32 = 0x8b;
 const MCG_CAP: u32 = 0x179;
 const TSC: u32 = 0x10;
+const SPEC_CTRL: u32 = 0x48;
+const PRED_CMD: u32 = 0x49;
+const FLUSH_CMD: u32 = 0x10b;
+const VIRT_SPEC_CTRL: u32 = 0xc001_011f;
+const XSS: u32 = 0xda0;
 
 const FAULT: Trap = Trap { vector: GP, error: 0 };
 
@@ -39,6 +44,8 @@ pub(crate) fn run() {
     memory_types();
     wrong_values_fault();
     fixed_registers();
+    speculation();
+    no_supervisor_states();
     time_stamp_counter();
     upper_halves();
     segment_bases_work();
@@ -150,6 +157,56 @@ fn fixed_registers() {
     check!("msr-microcode", microcode.is_ok(), "{microcode:x?}");
     let banks = cpu::read_msr(MCG_CAP);
     check!("msr-no-machine-check-banks", banks.is_ok_and(|banks| banks & 0xff == 0), "{banks:x?}");
+}
+
+/// Registers that hold speculation back are there if and only if CPUID says so, and then keep what it offers.
+fn speculation() {
+    let leaf_7 = cpu::cpuid(7, 0).edx;
+    let has_widths = cpu::cpuid(0x8000_0000, 0).eax >= 0x8000_0008;
+    let amd = if has_widths { cpu::cpuid(0x8000_0008, 0).ebx } else { 0 };
+    // IBRS, STIBP, SSBD.
+    let bits = [(26, 14), (27, 15), (31, 24)];
+    let has = |bit: usize| leaf_7 & 1 << bits[bit].0 != 0 || amd & 1 << bits[bit].1 != 0;
+    let offered = (0..3).filter(|&bit| has(bit)).fold(0, |all, bit| all | 1 << bit);
+    let registers = [
+        ("msr-spec-ctrl-as-cpuid-says", SPEC_CTRL, offered),
+        ("msr-virt-spec-ctrl-as-cpuid-says", VIRT_SPEC_CTRL, u64::from(amd >> 25 & 1) << 2),
+    ];
+    for (name, msr, bits) in registers {
+        let old = cpu::read_msr(msr);
+        // SAFETY: slows down at the most.
+        let written = [bits, 0].map(|value| unsafe { (write(msr, value), cpu::read_msr(msr)) });
+        let expected = match bits {
+            0 => [(Err(FAULT), Err(FAULT)); 2],
+            _ => [(Ok(()), Ok(bits)), (Ok(()), Ok(0))],
+        };
+        let starts = if bits == 0 { Err(FAULT) } else { Ok(0) };
+        check!(name, old == starts && written == expected, "{bits:#x}: {old:x?} {written:x?}");
+    }
+    let commands = [
+        ("msr-pred-cmd-as-cpuid-says", PRED_CMD, leaf_7 & 1 << 26 != 0 || amd & 1 << 12 != 0),
+        ("msr-flush-cmd-as-cpuid-says", FLUSH_CMD, leaf_7 & 1 << 28 != 0),
+    ];
+    for (name, msr, exists) in commands {
+        // SAFETY: drops what the CPU has cached.
+        let given = unsafe { write(msr, 1) };
+        let read = cpu::read_msr(msr);
+        let expected = if exists { Ok(()) } else { Err(FAULT) };
+        check!(name, given == expected && read == Err(FAULT), "{given:x?} {read:x?}");
+    }
+}
+
+/// Neither XSAVES nor the register that would say what it saves.
+fn no_supervisor_states() {
+    let eax = cpu::cpuid(0xd, 1).eax;
+    let read = cpu::read_msr(XSS);
+    // SAFETY: refused.
+    let written = [0, 1 << 8, 1 << 11].map(|value| unsafe { write(XSS, value) });
+    check!(
+        "msr-no-xss",
+        eax & 1 << 3 == 0 && read == Err(FAULT) && written == [Err(FAULT); 3],
+        "{eax:#x} {read:x?} {written:x?}"
+    );
 }
 
 fn time_stamp_counter() {
