@@ -30,6 +30,8 @@ pub trait Endpoint: Send + fmt::Debug {
     fn bar_read(&mut self, bar: u8, offset: u64, width: Width) -> u64;
     /// Likewise a write.
     fn bar_write(&mut self, bar: u8, offset: u64, width: Width, value: u64);
+    /// Likewise a write of a whole line at once (MOVDIR64B). `offset` is a multiple of 64.
+    fn bar_write_line(&mut self, _bar: u8, _offset: u64, _line: &[u8; 64]) {}
     /// The guest changed an interrupt.
     fn interrupt(&mut self, source: Source, state: Slot);
     /// Whether an interrupt waits for its mask to go.

@@ -30,13 +30,18 @@ pub struct Order {
 }
 
 impl VirtualRegisters {
-    /// What is to be done: each is ended by [`Self::finish`].
+    /// What is to be done with the interface of a queue: it is ended by [`Self::finish`].
+    #[must_use]
+    pub fn order(&self, queue: usize) -> Option<Order> {
+        let found = self.queues.get(queue)?;
+        let command = found.order?;
+        let settings = (command == Command::Enable).then(|| found.settings());
+        Some(Order { queue, command, settings })
+    }
+
+    /// All that is to be done.
     pub fn orders(&self) -> impl Iterator<Item = Order> {
-        self.queues.iter().enumerate().filter_map(|(index, queue)| {
-            let command = queue.order?;
-            let settings = (command == Command::Enable).then(|| queue.settings());
-            Some(Order { queue: index, command, settings })
-        })
+        (0..self.queues.len()).filter_map(|queue| self.order(queue))
     }
 
     /// How an order went.

@@ -207,7 +207,7 @@ fn an_old_version_shows_nothing_of_a_new_one() {
     let v2 = part(16, V2, &[1]);
     let of_v2 = v2.queue.general.with_batch_continuation(true).with_fill16(true);
     let v2 = Part { queue: Queue { general: of_v2, ..v2.queue }, ..v2 };
-    let new = Guest::new(V2, &[v2.clone()]);
+    let new = Guest::new(V2, core::slice::from_ref(&v2));
     let capabilities = QueueCapabilities([new.read(regs::WQCAP.offset())]);
     assert_eq!((new.read(0), capabilities.config_size()), (0x200, queue::WHOLE));
     assert!(capabilities.operations());
