@@ -103,6 +103,22 @@ impl Composer {
         self.vdevs.iter().map(|(id, vdev)| (*id, vdev))
     }
 
+    /// Has a queue of a VDEV go on as a queue of another function, or as another one of the same. Its portals have to be
+    /// [held](crate::Policy::Held), and what had been submitted to be at its end; they are still held afterwards, and can be
+    /// fast again once the VDEV is not busy.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing has changed then.
+    pub fn move_queue(&mut self, id: VdevId, queue: usize, to: Function) -> Result<(), Refusal> {
+        let found = self.functions.iter().find(|(place, _)| *place == to);
+        let (_, function) = found.ok_or(Refusal::NoFunction(Some(to)))?;
+        let vdev = self.vdevs.get(&id).ok_or(Refusal::NoVdev)?;
+        let [old, new] = vdev.lock().replace(queue, to, function)?;
+        self.owners.remove(&old);
+        self.owners.insert(new, id);
+        Ok(())
+    }
+
     /// Begins to unmake a VDEV: it ends what it has, or with `force` drops it. [`Self::poll`] tells how that ends.
     ///
     /// # Errors

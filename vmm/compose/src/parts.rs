@@ -4,9 +4,11 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
+use device_spec::dsa::descriptor::{Descriptor, flag};
 use devices::dsa::Order;
 use devices::{
-    Command, Fault, Handle, HostingFunction, InterfaceId, Page, PageKind, Setting, Want, dsa,
+    Command, Fault, Handle, HostingFunction, InterfaceId, InterfaceState, Page, PageKind, Setting,
+    Version, Want, dsa,
 };
 use hw::{Function, Pasid};
 use spin::Mutex;
@@ -36,8 +38,9 @@ pub(crate) struct Part {
     pub(crate) is_shown: bool,
     /// Lines that came while it was held.
     pub(crate) held: Vec<(u64, [u8; 64])>,
-    /// What comes of each slot.
-    wires: Vec<Option<WireId>>,
+    version: Version,
+    /// What the guest wants of each slot, and what comes of it.
+    wires: Vec<(Slot, Option<WireId>)>,
     doing: Doing,
     /// What is to begin when that is at its end.
     wants: Option<Command>,
@@ -140,7 +143,8 @@ impl Part {
             policy: Policy::Fast,
             is_shown: false,
             held: Vec::new(),
-            wires: interface.slots.iter().map(|_| None).collect(),
+            version: interface.version,
+            wires: interface.slots.iter().map(|_| (Slot::Off, None)).collect(),
             doing: Doing::Nothing,
             wants: None,
         })
@@ -200,7 +204,8 @@ impl Part {
 
     /// Has a slot send what the guest wants. Whether there is a way.
     pub(crate) fn interrupt(&mut self, slot: u16, state: Slot, host: &dyn Host) -> bool {
-        let Some(wire) = self.wires.get_mut(usize::from(slot)) else { return false };
+        let Some((wanted, wire)) = self.wires.get_mut(usize::from(slot)) else { return false };
+        *wanted = state;
         let (route, masked) = match state {
             Slot::Off => (None, true),
             Slot::Masked(route) => (Some(route), true),
@@ -223,6 +228,49 @@ impl Part {
         self.function.lock().is_pending(self.id, slot)
     }
 
+    /// Another interface that goes on as this one, which is drained and has nothing under way. This one is being reset then,
+    /// and can be given back when that is done.
+    ///
+    /// # Errors
+    /// [`Refusal`] where there is none; this one is as it was.
+    pub(crate) fn replace(
+        &mut self,
+        place: Function,
+        function: &Shared,
+        host: &dyn Host,
+    ) -> Result<Self, Refusal> {
+        let want = Want {
+            queues: 1,
+            entries: self.queue.entries.into(),
+            slots: self.handles.len() as u32,
+            mode: self.queue.mode,
+            version: self.version,
+        };
+        let missing = |why| Refusal::Missing { queue: 1, of: 1, why: alloc::vec![(place, why)] };
+        let saved = self.function.lock().save(self.id).map_err(|why| missing(why.into()))?;
+        let InterfaceState::Dsa(state) = saved;
+        let id = function.lock().carve(&want).map_err(missing)?;
+        let mut new = Self::new(place, function, id, host)?;
+        let restored = new.function.lock().restore(new.id, &saved);
+        if let Err(why) = restored {
+            new.give_back(host);
+            return Err(missing(why.into()));
+        }
+        // It is the queue that the guest was promised, whatever more it has.
+        (new.queue, new.policy) = (state.queue, self.policy);
+        let names: Vec<_> = self.handles.iter().zip(&new.handles).map(|(a, b)| (*a, *b)).collect();
+        new.held = core::mem::take(&mut self.held);
+        new.held.iter_mut().for_each(|(_, line)| rename(line, &names));
+        for (slot, (state, _)) in (0..).zip(&self.wires) {
+            new.interrupt(slot, *state, host);
+        }
+        if state.was_enabled {
+            new.want(Command::Enable);
+        }
+        self.want(Command::Reset);
+        Ok(new)
+    }
+
     /// Gives a disabled interface back: first nothing comes of it any more, then it is another's.
     pub(crate) fn give_back(mut self, host: &dyn Host) {
         for slot in 0..self.wires.len() as u16 {
@@ -231,5 +279,18 @@ impl Part {
         // One that is stuck keeps its queue and its PASID, and nobody has them again.
         let released = self.function.lock().release(self.id);
         host.detach(self.place, self.pasid, released.is_ok());
+    }
+}
+
+/// Has a descriptor in a line name an interrupt slot by its new handle.
+fn rename(line: &mut [u8; 64], names: &[(Handle, Handle)]) {
+    let (words, _) = line.as_chunks_mut::<8>();
+    let mut descriptor = Descriptor::default();
+    let pairs = descriptor.0.iter_mut().zip(words.iter());
+    pairs.for_each(|(word, bytes)| *word = u64::from_le_bytes(*bytes));
+    let new = names.iter().find(|(old, _)| old.0 == descriptor.handle());
+    if let Some((_, new)) = new.filter(|_| descriptor.flags() & flag::INTERRUPT != 0) {
+        let renamed = descriptor.with_handle(new.0).0.map(u64::to_le_bytes);
+        words.copy_from_slice(&renamed);
     }
 }

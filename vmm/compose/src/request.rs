@@ -57,6 +57,8 @@ pub enum Refusal {
         /// What speaks against each function.
         why: Vec<(Function, CarveError)>,
     },
+    /// There is no such VDEV.
+    NoVdev,
     /// The kernel has no PASID, or no address space, for a function's requests.
     NoPasid(Function),
 }
@@ -78,6 +80,7 @@ impl fmt::Display for Refusal {
                     tell(f, why)
                 })
             }
+            Self::NoVdev => write!(f, "there is no such virtual device"),
             Self::NoPasid(function) => write!(f, "no PASID is left for {function}"),
         }
     }

@@ -569,6 +569,50 @@ fn leaving_fast_unmaps_drains_and_holds() {
 }
 
 #[test]
+fn a_queue_moves_to_another_function_and_goes_on() {
+    let machine = Machine::default();
+    let mut composer = machine.composer();
+    let before = left(&composer);
+    let mut guest = Guest::new(&machine, &mut composer, &ONE);
+    let vdev = Arc::clone(composer.vdev(guest.id).unwrap());
+    let busy = |to| Refusal::Missing {
+        queue: 1,
+        of: 1,
+        why: alloc::vec![(to, CarveError::Fault(Fault::Busy))],
+    };
+    assert_eq!(composer.move_queue(guest.id, 0, SECOND), Err(busy(SECOND)), "it is fast");
+    vdev.lock().set_policy(0, Policy::Held).unwrap();
+    assert_eq!(composer.move_queue(guest.id, 0, SECOND), Err(busy(SECOND)), "it drains");
+    settle(&machine, &mut composer);
+    // On the way, by the handle that was.
+    guest.endpoint.bar_write_line(2, 0, &line(noop(guest.handles[0])));
+    let old = guest.handles[0];
+    {
+        // The second function has given another handle first.
+        let other = Request { functions: alloc::vec![SECOND], ..ONE };
+        let (_, other) = composer.create(&other, Arc::new(machine.clone())).unwrap();
+        composer.move_queue(guest.id, 0, SECOND).unwrap();
+        drop(other);
+    }
+    assert_eq!(machine.vectors(), [0x30]);
+    let causes = guest.read(regs::INTCAUSE.offset()) as u32;
+    assert_eq!(causes & cause::HANDLES_REVOKED, cause::HANDLES_REVOKED);
+    settle(&machine, &mut composer);
+    assert_eq!(left(&composer)[0], before[0], "the first function has all back");
+    vdev.lock().set_policy(0, Policy::Fast).unwrap();
+    machine.run();
+    assert_eq!((machine.record(), machine.vectors()), (status::SUCCESS, alloc::vec![0x31]));
+    guest.handles[0] = guest.command(code::REQUEST_HANDLE, 1).result();
+    assert_ne!(guest.handles[0], old);
+    assert_eq!(guest.work(0), (status::SUCCESS, alloc::vec![0x31]));
+    assert_eq!(machine.taken(FIRST), 0);
+    composer.destroy(guest.id, false).unwrap();
+    settle(&machine, &mut composer);
+    assert_eq!(left(&composer), before);
+    assert!(machine.is_empty());
+}
+
+#[test]
 fn pages_follow_the_guests_bar_and_bus_mastering() {
     let machine = Machine::default();
     let mut composer = machine.composer();

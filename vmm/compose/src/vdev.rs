@@ -14,7 +14,7 @@ use vmm::pci::{Shape, Slot};
 
 use crate::composer::VdevId;
 use crate::host::Host;
-use crate::parts::{Ended, Part};
+use crate::parts::{Ended, Part, Shared};
 use crate::request::{Refusal, Request};
 use crate::shape::{self, QUEUE_BYTES};
 
@@ -73,6 +73,8 @@ pub struct Vdev {
     shape: Shape,
     regs: VirtualRegisters,
     parts: Vec<Part>,
+    /// Interfaces that others stand in for, on their way back.
+    replaced: Vec<Part>,
     host: Arc<dyn Host>,
     /// The interrupt of MSI-X entry 0, and whether it waits.
     misc: Slot,
@@ -107,6 +109,7 @@ impl Vdev {
             shape: shape::of(&regs, parts.len()),
             regs,
             parts,
+            replaced: Vec::new(),
             host,
             misc: Slot::Off,
             misc_waits: false,
@@ -136,7 +139,7 @@ impl Vdev {
     /// Whether something is under way: [`Self::poll`] is to be called again.
     #[must_use]
     pub fn is_busy(&self) -> bool {
-        self.parts.iter().any(Part::is_busy)
+        !self.replaced.is_empty() || self.parts.iter().any(Part::is_busy)
     }
 
     /// Goes on with what is under way.
@@ -152,6 +155,14 @@ impl Vdev {
                     self.leaving = Some(Err(why));
                 }
                 Ended::Own(_) | Ended::Nothing => {}
+            }
+        }
+        for mut part in core::mem::take(&mut self.replaced) {
+            part.poll();
+            if part.is_busy() {
+                self.replaced.push(part);
+            } else {
+                part.give_back(&*self.host);
             }
         }
         self.carry_out();
@@ -239,6 +250,34 @@ impl Vdev {
             }
         }
         Ok(())
+    }
+
+    /// Has another interface stand in for a queue's, which [leaving fast](Self::set_policy) has drained; the guest is told
+    /// that interrupt handles are others now. Gives the names of the old one and the new one.
+    pub(crate) fn replace(
+        &mut self,
+        queue: usize,
+        place: Function,
+        function: &Shared,
+    ) -> Result<[(Function, InterfaceId); 2], Refusal> {
+        let missing = |why: Fault| Refusal::Missing {
+            queue: 1,
+            of: 1,
+            why: alloc::vec![(place, why.into())],
+        };
+        let part = self.parts.get_mut(queue).ok_or(missing(Fault::Stale))?;
+        if part.policy == Policy::Fast || part.is_busy() || self.regs.order(queue).is_some() {
+            return Err(missing(Fault::Busy));
+        }
+        let new = part.replace(place, function, &*self.host)?;
+        let names = [(part.place, part.id), (new.place, new.id)];
+        let described = Description { queue: new.queue, handles: new.handles.clone() };
+        self.replaced.push(core::mem::replace(part, new));
+        if self.regs.replace(queue, &described).is_some() {
+            self.raise();
+        }
+        self.note();
+        Ok(names)
     }
 
     /// Maps a queue's portals, or takes them away, as everything together says.
