@@ -55,6 +55,8 @@ struct World {
     next: u32,
     translates: bool,
     delivered: Vec<u8>,
+    /// Of registers.
+    accesses: u64,
 }
 
 #[derive(Debug, Default)]
@@ -96,11 +98,14 @@ struct Registers(Machine, Function);
 
 impl RegisterBus for Registers {
     fn load(&self, offset: u64, width: Width) -> u64 {
-        self.0.world().devices[&self.1].read(offset, width)
+        let world = &mut *self.0.world();
+        world.accesses += 1;
+        world.devices[&self.1].read(offset, width)
     }
 
     fn store(&self, offset: u64, width: Width, value: u64) {
-        let World { devices, memory, .. } = &mut *self.0.world();
+        let World { devices, memory, accesses, .. } = &mut *self.0.world();
+        *accesses += 1;
         devices.get_mut(&self.1).unwrap().write(offset, width, value, memory);
     }
 }
@@ -114,7 +119,8 @@ impl Clock for Machine {
 impl Host for Machine {
     fn attach(&self, _: Function) -> Result<Pasid, NoWay> {
         let world = &mut *self.world();
-        let pasid = (1..).find(|pasid| !world.memory.pasids.contains(pasid)).ok_or(NoWay)?;
+        world.next += 1;
+        let pasid = world.next;
         world.memory.pasids.insert(pasid);
         Pasid::try_new(pasid).ok_or(NoWay)
     }
@@ -755,4 +761,30 @@ fn what_is_left_is_counted() {
     assert_eq!(first.slots, Count { left: 2042, of: 2048 });
     assert_eq!(second.interfaces, Count { left: 8, of: 8 });
     drop(guest);
+}
+
+#[test]
+fn making_and_unmaking_one_of_4096_costs_what_the_first_did() {
+    let machine = Machine::default();
+    let mut composer = Composer::default();
+    for index in 0..17 {
+        let place = Function { segment: index, ..FIRST };
+        // Larger than any real one: those have 8 queues.
+        let config = Config { queues: 250, total_size: 250, ..Config::of(regs::Version::V1_0) };
+        composer.add(machine.dsa(place, config));
+    }
+    let request = Request { entries: 1, ..ONE };
+    let mut all = Vec::new();
+    let mut costs = BTreeSet::new();
+    for _ in 0..4096 {
+        let before = machine.world().accesses;
+        let (id, endpoint) = composer.create(&request, Arc::new(machine.clone())).unwrap();
+        composer.destroy(id, true).unwrap();
+        assert_eq!(composer.poll(), [(id, Ok(()))]);
+        costs.insert(machine.world().accesses - before);
+        drop(endpoint);
+        all.push(composer.create(&request, Arc::new(machine.clone())).unwrap());
+    }
+    assert_eq!(costs.len(), 1, "{costs:?}");
+    assert_eq!(composer.vdevs().count(), 4096);
 }
