@@ -9,12 +9,14 @@ use std::path::{Path, PathBuf};
 /// What the guest runs first. It prints `KERF-CHECK name ok|FAIL detail` for each check, then `KERF-GUEST-OK` or
 /// `KERF-GUEST-FAIL names`.
 const INIT: &[u8] = include_bytes!("initrd/init.sh");
+/// What a Linux runs that is to show its driver of Intel DSA, with the same marks.
+const IDXD: &[u8] = include_bytes!("initrd/idxd.sh");
 
 /// Folders to make; the first five are where `init.sh` mounts file systems.
 const FOLDERS: [&str; 7] = ["dev", "proc", "sys", "tmp", "root", "bin", "etc"];
 
 /// Names by which `init.sh` calls busybox before it may install the rest of them.
-const APPLETS: [&str; 29] = [
+const APPLETS: [&str; 31] = [
     "awk",
     "cat",
     "cttyhack",
@@ -22,6 +24,7 @@ const APPLETS: [&str; 29] = [
     "dd",
     "dmesg",
     "echo",
+    "grep",
     "head",
     "hostname",
     "insmod",
@@ -41,6 +44,7 @@ const APPLETS: [&str; 29] = [
     "sleep",
     "taskset",
     "test",
+    "tr",
     "usleep",
     "wc",
     "xzcat",
@@ -66,6 +70,23 @@ pub(crate) fn build(
     nonce: Option<&str>,
     modules: &[PathBuf],
 ) -> Result<Vec<u8>, String> {
+    with(INIT, busybox, nonce, modules)
+}
+
+/// The archive of a Linux that shows its driver of Intel DSA, whose `modules` are that.
+///
+/// # Errors
+/// As for [`build`].
+pub(crate) fn of_idxd(busybox: &Path, modules: &[PathBuf]) -> Result<Vec<u8>, String> {
+    with(IDXD, busybox, None, modules)
+}
+
+fn with(
+    init: &[u8],
+    busybox: &Path,
+    nonce: Option<&str>,
+    modules: &[PathBuf],
+) -> Result<Vec<u8>, String> {
     let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
     let program = read(busybox)?;
     if !is_static_x86_64(&program) {
@@ -85,7 +106,7 @@ pub(crate) fn build(
     for applet in APPLETS {
         archive.add(&format!("bin/{applet}"), LINK, (0, 0), b"busybox");
     }
-    archive.add("init", PROGRAM, (0, 0), INIT);
+    archive.add("init", PROGRAM, (0, 0), init);
     if let Some(nonce) = nonce {
         archive.add("nonce", PLAIN, (0, 0), nonce.as_bytes());
     }

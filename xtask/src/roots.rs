@@ -61,7 +61,7 @@ const BOCHS_OVMF: Root = Root {
     take: Take::Only { names: &["ovmf"], members: &["./usr/share/ovmf/OVMF.fd"] },
 };
 const LINUX: Root = Root {
-    name: "linux-6.12",
+    name: "linux-6.12-drivers",
     what: "the guest's Linux 6.12 and busybox",
     suite: "bookworm-backports",
     packages: &["linux-image-amd64", "busybox-static"],
@@ -75,6 +75,7 @@ const LINUX: Root = Root {
             "./lib/modules/*/drivers/block/virtio_blk.ko*",
             "./lib/modules/*/drivers/crypto/ccp/ccp.ko*",
             "./lib/modules/*/drivers/dca/*",
+            "./lib/modules/*/drivers/dma/idxd/*",
             "./lib/modules/*/drivers/i2c/algos/i2c-algo-bit.ko*",
             "./lib/modules/*/drivers/net/ethernet/intel/igb/*",
             "./lib/modules/*/drivers/net/net_failover.ko*",
@@ -108,6 +109,9 @@ const DRIVERS: [&str; 10] = [
     "drivers/net/virtio_net",
     "drivers/block/virtio_blk",
 ];
+
+/// The driver of Intel DSA, in the order in which to load it.
+const IDXD: [&str; 2] = ["drivers/dma/idxd/idxd_bus", "drivers/dma/idxd/idxd"];
 
 /// A Linux that can be a hypervisor.
 #[derive(Clone, Debug)]
@@ -184,6 +188,11 @@ pub(crate) fn linux(cache: &Cache) -> Result<Linux, String> {
 pub(crate) fn linux_kvm(cache: &Cache) -> Result<LinuxKvm, String> {
     let root = LINUX.fetch(cache)?;
     Ok(LinuxKvm { kernel: kernel(&root)?, modules: modules(&root, &KVM_MODULES)? })
+}
+
+/// The modules of Debian's driver of Intel DSA, compressed, in the order in which to load them.
+pub(crate) fn idxd(cache: &Cache) -> Result<Vec<PathBuf>, String> {
+    modules(&LINUX.fetch(cache)?, &IDXD)
 }
 
 fn kernel(root: &Path) -> Result<PathBuf, String> {

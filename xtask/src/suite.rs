@@ -3,7 +3,8 @@
 //! Lane 0 has the QEMU bed; lane 1 has the host's tests, then the Bochs bed. [`host`] checks sources and command line,
 //! [`input`] boots what must not start, [`guests`] and [`linux`] run guests, [`several`] some at once, [`hostile`] those that
 //! mean harm, [`loaders`] some that start otherwise, [`devices`] some with the machine's own devices, [`disk`] one from a
-//! partitioned disk, [`leash`] kills xtask itself. [`iommu`] has the driver alone on an emulator's unit. [`mutants`] plants
+//! partitioned disk, [`leash`] kills xtask itself. [`iommu`] has the driver alone on an emulator's unit, and
+//! [`idxd`] Linux alone with a model. [`mutants`] plants
 //! faults that these tests must catch.
 
 mod devices;
@@ -12,6 +13,7 @@ mod exits;
 mod guests;
 mod host;
 pub(crate) mod hostile;
+mod idxd;
 mod input;
 mod iommu;
 mod kernel;
@@ -44,6 +46,7 @@ pub(crate) fn steps(full: bool) -> Vec<Step> {
         steps.extend(hostile::full_steps());
         steps.extend(linux::full_steps());
         steps.extend(devices::full_steps());
+        steps.extend(idxd::full_steps());
     }
     steps
 }
