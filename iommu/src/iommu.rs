@@ -149,6 +149,12 @@ impl<H: Hw> Iommu<H> {
         }
     }
 
+    /// How many descriptors all units together have been given.
+    #[must_use]
+    pub fn descriptors(&self) -> u64 {
+        self.units.iter().map(|unit| unit.queue.pushed()).sum()
+    }
+
     /// What has happened since this was asked last.
     pub fn take_events(&mut self) -> Vec<Event> {
         core::mem::take(&mut self.events)
@@ -278,6 +284,12 @@ impl<H: Hw> Iommu<H> {
     #[must_use]
     pub fn translate(&self, id: SpaceId, iova: Iova) -> Option<Mapping> {
         self.spaces.get(&id)?.translate(&self.tables, iova)
+    }
+
+    /// Whether firmware reserves memory for a function that nobody has taken over yet.
+    #[must_use]
+    pub fn is_reserved(&self, function: Function) -> bool {
+        self.reserved.contains_key(&function)
     }
 
     /// Takes a function over for which firmware reserves memory. What it still does there faults from now on, unless the

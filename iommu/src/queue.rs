@@ -45,6 +45,8 @@ pub(crate) struct Queue {
     told: u64,
     issued: Ticket,
     done: Ticket,
+    /// All that ever was.
+    pushed: u64,
     /// Something was pushed behind which no wait stands yet.
     open: bool,
     hold: Option<Hold>,
@@ -59,9 +61,9 @@ impl Queue {
         let status = tables.alloc()?;
         let bytes = if wide { 32 } else { 16 };
         let slots = (hw::PAGE_SIZE << pages_shift(wide)) / bytes;
-        let (tail, head, told, issued, done) = (0, 0, 0, 0, 0);
+        let (tail, head, told, issued, done, pushed) = (0, 0, 0, 0, 0, 0);
         let (open, hold) = (false, None);
-        Ok(Self { ring, status, wide, slots, tail, head, told, issued, done, open, hold })
+        Ok(Self { ring, status, wide, slots, tail, head, told, issued, done, pushed, open, hold })
     }
 
     /// What the unit's address register is to hold.
@@ -92,6 +94,7 @@ impl Queue {
     pub(crate) fn push(&mut self, tables: &mut impl DeviceTables, descriptor: Descriptor) {
         self.put(tables, self.tail, descriptor);
         self.tail = (self.tail + 1) % self.slots;
+        self.pushed += 1;
         self.open = true;
     }
 
@@ -136,6 +139,16 @@ impl Queue {
             self.hold = None;
         }
         moved
+    }
+
+    /// How many descriptors there have been.
+    pub(crate) fn pushed(&self) -> u64 {
+        self.pushed
+    }
+
+    /// Whether something has no wait behind it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.open
     }
 
     /// Whether anything is under way.

@@ -1,7 +1,7 @@
 //! Everything that was taken away and that the hardware may not have forgotten yet. A teardown is queued for its units as
 //! far as there is room, and what it held is released when each of them has come past its wait: nothing here spins.
 
-use alloc::collections::VecDeque;
+use alloc::collections::{BTreeMap, VecDeque};
 use alloc::vec::Vec;
 
 use hw::{Clock, DeviceTables};
@@ -131,7 +131,30 @@ pub(crate) struct Teardown {
     pub(crate) release: Release,
 }
 
+/// What a unit has not been given yet.
+fn waiting(
+    teardowns: &mut BTreeMap<u64, Teardown>,
+    unit: usize,
+) -> impl Iterator<Item = &mut Part> {
+    let parts = teardowns.values_mut().flat_map(|teardown| teardown.parts.iter_mut());
+    parts.filter(move |part| part.unit == unit && part.ticket.is_none())
+}
+
 impl<H: Hw> Iommu<H> {
+    /// Polls all of a list at once, and takes those from it that are retired.
+    pub fn poll_all<T>(&mut self, list: &mut Vec<(Pending, T)>) {
+        for (pending, _) in &*list {
+            self.close(pending.id);
+        }
+        self.work();
+        for (pending, with) in
+            list.extract_if(.., |(pending, _)| !self.teardowns.contains_key(&pending.id))
+        {
+            core::mem::forget(pending);
+            drop(with);
+        }
+    }
+
     /// Begins a teardown.
     pub(crate) fn tear_down(&mut self, parts: Vec<Part>, release: Release) -> u64 {
         self.next_teardown += 1;
@@ -207,19 +230,25 @@ impl<H: Hw> Iommu<H> {
     }
 
     /// Queues what waits, for each unit in the order in which it was taken away: a teardown relies on those before it. So
-    /// where one finds no room, none behind it is tried.
+    /// where one finds no room, none behind it is tried. One wait serves all.
     pub(crate) fn submit_parts(&mut self) {
-        for unit in &mut self.units {
-            unit.full = false;
-        }
-        let parts = self.teardowns.values_mut().flat_map(|teardown| teardown.parts.iter_mut());
-        for part in parts.filter(|part| part.ticket.is_none()) {
-            let unit = self.units.get_mut(part.unit).filter(|unit| !unit.full);
-            let Some(unit) = unit else { continue };
-            part.ticket = unit.submit(&mut self.tables, &self.clock, &mut part.left);
-            unit.full = part.ticket.is_none();
-            if let Some(ticket) = part.ticket.filter(|_| part.amends) {
-                unit.queue.release(ticket);
+        for (index, unit) in self.units.iter_mut().enumerate() {
+            let mut whole = 0;
+            for part in waiting(&mut self.teardowns, index) {
+                if !unit.fill(&mut self.tables, &self.clock, &mut part.left) {
+                    break;
+                }
+                whole += 1;
+            }
+            if whole == 0 && !unit.queue.is_open() {
+                continue;
+            }
+            let ticket = unit.seal(&mut self.tables);
+            for part in waiting(&mut self.teardowns, index).take(whole) {
+                part.ticket = Some(ticket);
+                if part.amends {
+                    unit.queue.release(ticket);
+                }
             }
         }
     }

@@ -1,5 +1,7 @@
 //! One unit: its commands, its queue and its troubles.
 
+use alloc::collections::VecDeque;
+
 use hw::{Clock, Hpa, RegisterBus, RequesterId};
 use iommu_spec::invalidation::Descriptor;
 use iommu_spec::registers::{self as regs, FaultStatus, command};
@@ -27,8 +29,6 @@ pub(crate) struct Unit<H: Hw> {
     pub(crate) lost: Option<UnitError>,
     /// Whether that was told.
     pub(crate) told: bool,
-    /// Something waits for room in the queue, so nothing may overtake it.
-    pub(crate) full: bool,
     progress_ns: u64,
 }
 
@@ -65,7 +65,6 @@ impl<H: Hw> Unit<H> {
             interrupts: None,
             lost: None,
             told: false,
-            full: false,
             progress_ns: 0,
         })
     }
@@ -87,33 +86,38 @@ impl<H: Hw> Unit<H> {
         self.lost.get_or_insert(why);
     }
 
-    /// Puts in as much of `descriptors` as there is room for, in order, and behind the last a wait: its ticket once it is
-    /// in. A unit that is lost takes nothing.
-    pub(crate) fn submit(
+    /// Puts in as much of `descriptors` as there is room for before a wait, in order: whether all are in. A unit that is
+    /// lost takes nothing. To be followed by [`Unit::seal`].
+    pub(crate) fn fill(
         &mut self,
         tables: &mut H::Tables,
         clock: &H::Clock,
-        descriptors: &mut alloc::collections::VecDeque<Descriptor>,
-    ) -> Option<Ticket> {
+        descriptors: &mut VecDeque<Descriptor>,
+    ) -> bool {
         if self.lost.is_some() {
-            return None;
+            return false;
         }
         let wanted = descriptors.len() as u64 + 1;
         let room = match self.queue.room(&self.regs, wanted) {
             Ok(room) => room,
             Err(why) => {
                 self.lose(why);
-                return None;
+                return false;
             }
         };
         if !self.queue.is_busy() {
             self.progress_ns = clock.now_ns();
         }
-        let fits = room.min(descriptors.len() as u64) as usize;
+        let fits = room.saturating_sub(1).min(descriptors.len() as u64) as usize;
         for descriptor in descriptors.drain(..fits) {
             self.queue.push(tables, descriptor);
         }
-        let ticket = (room >= wanted).then(|| self.queue.push_wait(tables));
+        room >= wanted
+    }
+
+    /// Puts a wait behind all that was filled in, and tells the unit.
+    pub(crate) fn seal(&mut self, tables: &mut H::Tables) -> Ticket {
+        let ticket = self.queue.push_wait(tables);
         self.queue.ring_doorbell(&self.regs);
         ticket
     }
@@ -128,7 +132,11 @@ impl<H: Hw> Unit<H> {
         let mut left = descriptors.iter().copied().collect();
         let mut ticket = None;
         let done = caps::wait(clock, ANSWER_NS, || {
-            ticket = ticket.or_else(|| self.submit(tables, clock, &mut left));
+            if ticket.is_none() {
+                let is_whole = self.fill(tables, clock, &mut left);
+                let sealed = (is_whole || self.queue.is_open()).then(|| self.seal(tables));
+                ticket = sealed.filter(|_| is_whole);
+            }
             self.queue.refresh(tables);
             self.lost.is_some() || ticket.is_some_and(|ticket| self.queue.has_passed(ticket))
         });

@@ -13,12 +13,13 @@ use hw::{Function, PAGE_SIZE};
 use iommu::dmar::{Dmar, UnitEntry};
 use iommu::{Config, Event, Fault, Hw, Iommu, Mode, Source, Stage, Target};
 use manage::{FaultUse, IommuUse};
+use spin::mutex::TicketMutex;
 use spin::{Mutex, Once};
 use x86_spec::apic::RedirectionEntry;
 
 use crate::mem::{self, DeviceFrames};
 use crate::pci::{self, Found};
-use crate::platform::{Mmio, Tsc};
+use crate::platform::{Mmio, Tsc, rdtsc};
 use crate::power::Verdict;
 use crate::vm::Vm;
 use crate::{irq, sched};
@@ -36,7 +37,8 @@ impl Hw for Here {
 /// The driver on this machine.
 pub(crate) type Driver = Iommu<Here>;
 
-static DRIVER: Mutex<Option<Driver>> = Mutex::new(None);
+/// Whoever waits for it has it next: a guest that changes interrupts all the time holds up others' by one change at most.
+static DRIVER: TicketMutex<Option<Driver>> = TicketMutex::new(None);
 /// What the machine says of its IOMMU.
 static LISTED: Once<Dmar> = Once::new();
 /// A unit has told of a fault that was not read yet.
@@ -81,15 +83,17 @@ pub(crate) fn init(machine: &Machine, mode: IommuMode, found: &Found) {
     };
     let bridges = |function| found.bridge(function);
     let open = |unit: &UnitEntry| mem::map_mmio(unit.registers, unit.register_bytes.max(PAGE_SIZE));
+    let begun = rdtsc();
     match Iommu::start(DeviceFrames, irq::clock(), dmar, &bridges, config, open) {
         Ok(mut driver) => {
             tell(&mut driver);
             let counts = driver.counts();
             log::info!(
-                "IOMMU: {} of {} units, translating by the {} stage",
+                "IOMMU: {} of {} units, translating by the {} stage after {} ticks",
                 counts.units,
                 dmar.units.len(),
-                stage(&driver)
+                stage(&driver),
+                rdtsc().saturating_sub(begun)
             );
             *DRIVER.lock() = Some(driver);
         }
@@ -148,6 +152,11 @@ pub(crate) fn route_pin(
 /// The units that the machine names.
 pub(crate) fn units() -> &'static [UnitEntry] {
     LISTED.get().map_or(&[], |dmar| &dmar.units)
+}
+
+/// Whether the firmware reserves memory for a function.
+pub(crate) fn is_reserved(function: Function) -> bool {
+    with(|driver| driver.is_reserved(function)).unwrap_or(false)
 }
 
 /// Where the units' registers are: first byte, past the last.

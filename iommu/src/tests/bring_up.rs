@@ -240,7 +240,9 @@ fn reserved_regions_are_reached_from_the_first_moment_and_nothing_beside_them() 
         let before = iommu.counts();
         let space = iommu.create_space().expect("a domain");
         assert_eq!(iommu.attach(Attach::new(NIC, space)), Err(AttachError::Reserved(NIC)));
+        assert!(iommu.is_reserved(NIC) && !iommu.is_reserved(DISK));
         let released = iommu.release_reserved(NIC).expect("it has one");
+        assert!(!iommu.is_reserved(NIC));
         retire(&machine, &mut iommu, released);
         assert!(dma(0x7000_0000).is_err());
         assert_eq!((before.spaces, iommu.counts().spaces), (1, 1));

@@ -68,6 +68,22 @@ fn entries_are_used_again_only_after_the_unit_has_forgotten_them() {
 }
 
 #[test]
+fn what_is_polled_together_shares_a_wait() {
+    on_every_kind(|_, iommu| {
+        let route = |number| iommu.route(Source::Function(NIC), &[cpu(number, 0x51)]);
+        let routes: Vec<Route> = (0..8).map(route).collect::<Result<_, _>>().expect("entries");
+        let mut list: Vec<_> = routes.into_iter().map(|route| (iommu.unroute(route), ())).collect();
+        let before = iommu.descriptors();
+        for _ in 0..100 {
+            iommu.poll_all(&mut list);
+            iommu.clock.relax();
+        }
+        assert!(list.is_empty());
+        assert_eq!((iommu.descriptors() - before, iommu.counts().interrupts), (9, 0));
+    });
+}
+
+#[test]
 fn a_block_of_vectors_has_one_message() {
     on_every_kind(|machine, iommu| {
         let _one = iommu.route(Source::Function(DISK), &[cpu(9, 0x41)]).expect("entries");

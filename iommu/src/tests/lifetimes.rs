@@ -11,6 +11,24 @@ use crate::{AttachError, MapError, Stage};
 const IOVA: u64 = 0x4000_0000;
 
 #[test]
+fn an_unmap_of_any_size_costs_one_invalidation_and_one_wait() {
+    on_every_kind(|machine, iommu| {
+        let space = iommu.create_space().expect("a domain");
+        let attachment = iommu.attach(Attach::new(NIC, space)).expect("free");
+        for bytes in [PAGE_SIZE, 2 << 20, 1 << 30] {
+            let at = Iova::new(4 << 30);
+            iommu.map(space, at, Hpa::new(1 << 30), bytes, Rights::RW).expect("free");
+            let before = iommu.descriptors();
+            let pending = iommu.unmap(space, at, bytes).expect("mapped");
+            retire(machine, iommu, pending);
+            assert_eq!(iommu.descriptors() - before, 2, "{bytes:#x}");
+        }
+        let pending = iommu.detach(attachment);
+        retire(machine, iommu, pending);
+    });
+}
+
+#[test]
 fn a_device_reaches_what_it_was_granted_and_nothing_beside_it() {
     on_every_kind(|machine, iommu| {
         let (space, _kept, data) = granted(machine, iommu, NIC, IOVA);

@@ -1,13 +1,16 @@
 //! One function in a guest's hands.
 
+use alloc::collections::BTreeSet;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
 use ::iommu::{Attach, AttachError, Attachment, Pending, Source as Sender, Target};
-use ::pci::{ConfigAccess, FunctionInfo, Reset, Resetting, spec};
+use ::pci::{ConfigAccess, FunctionInfo, Reset, ResetError, Resetting, spec};
 use hw::{Clock, Function, Gpa, Hpa, PAGE_SIZE, RegisterBus, Width};
+use spin::Mutex;
 use vmm::pci::{Endpoint, Shape, Slot, Source};
+use vmm::platform::InterruptMessage;
 
 use super::{AssignError, Space, retire, shape};
 use crate::irq::{self, DeviceVector};
@@ -17,8 +20,9 @@ use crate::stages::Stages;
 use crate::vm::Vm;
 use crate::{iommu, sched};
 
-/// Changes of a function's interrupts that the IOMMU may owe an answer to before it is given no more.
-const MOST_LEAVING: usize = 64;
+/// Functions that nobody has had since their last reset.
+static CLEAN: Mutex<BTreeSet<Function>> = Mutex::new(BTreeSet::new());
+
 /// A function in a guest's hands. Dropped, it is silent, reset, and reaches nothing; no memory that it could reach is free
 /// before.
 #[derive(Debug)]
@@ -34,9 +38,10 @@ pub(super) struct Assigned {
     placed: [Option<Gpa>; 6],
     sender: Sender,
     wires: Vec<Option<Wire>>,
-    /// What was taken away lately, and the vectors that interrupts may still arrive at.
-    leaving: Vec<(Pending, Option<DeviceVector>)>,
+    /// Vectors that interrupts may still arrive at.
+    leaving: Vec<(Pending, DeviceVector)>,
     attachments: Vec<Attachment>,
+    /// The guest's reset, until it is over; for good where the function does not come back.
     resetting: Option<Resetting>,
     /// What went wrong was told: a guest can make it go wrong as often as it likes.
     told: bool,
@@ -44,11 +49,13 @@ pub(super) struct Assigned {
     space: Arc<Space>,
 }
 
-/// The way of an interrupt.
+/// The way of an interrupt. Once there it stays until the end: what a guest turns on and off costs the IOMMU nothing.
 #[derive(Debug)]
 struct Wire {
     route: ::iommu::Route,
     vector: DeviceVector,
+    /// The function knows its message.
+    is_on: bool,
 }
 
 impl Assigned {
@@ -84,9 +91,8 @@ impl Assigned {
         };
         if info.reset == Reset::None {
             log::warn!("{function} has no reset: what one guest leaves in it the next one finds");
-        } else {
-            let reset = ::pci::reset(&found.space, info, &irq::clock());
-            reset.map_err(|why| AssignError::Reset(function, why))?;
+        } else if !CLEAN.lock().remove(&function) {
+            new.reset_now().map_err(|why| AssignError::Reset(function, why))?;
         }
         iommu::forgive(function);
         new.command(false);
@@ -122,29 +128,27 @@ impl Assigned {
         }
     }
 
-    /// Waits for a reset that the guest did not wait for long enough.
-    fn finish_reset(&mut self) {
-        let Some(mut resetting) = self.resetting.take() else { return };
-        let clock = irq::clock();
-        let done = loop {
-            match resetting.poll(&self.found.space, &clock) {
-                Some(done) => break done,
+    /// Resets it, or waits for the end of the guest's own reset: at most 1.2 s, so never for an exit.
+    fn reset_now(&mut self) -> Result<(), ResetError> {
+        let (access, clock) = (&self.found.space, irq::clock());
+        let mut resetting = match self.resetting.take() {
+            Some(resetting) => resetting,
+            None => Resetting::start(access, self.info, &clock)?,
+        };
+        loop {
+            match resetting.poll(access, &clock) {
+                Some(done) => return done,
                 None => clock.relax(),
             }
-        };
-        if let Err(why) = done {
-            self.tell(format_args!("it does not come out of its reset: {why:?}"));
         }
-        self.command(false);
     }
 
     /// Lets go of vectors at which nothing arrives any more.
     fn tidy(&mut self) {
-        for (pending, vector) in core::mem::take(&mut self.leaving) {
-            match iommu::with(|driver| pending.poll(driver)) {
-                Some(Err(pending)) => self.leaving.push((pending, vector)),
-                _ => drop(vector),
-            }
+        let before = self.leaving.len();
+        if before != 0 {
+            iommu::with(|driver| driver.poll_all(&mut self.leaving));
+            self.space.pay(before - self.leaving.len());
         }
     }
 
@@ -187,25 +191,32 @@ impl Assigned {
     /// Has an interrupt come as the guest wants it; leaves it masked. `None` where there is no way.
     fn wire(&mut self, index: u16, to: &vmm::pci::Route) -> Option<()> {
         let cpu = *self.cpus.get(to.vcpu as usize)?;
-        if self.leaving.len() >= MOST_LEAVING {
-            return None;
-        }
         let place = self.wires.get_mut(usize::from(index))?;
-        if let Some(wire) = place.as_ref().filter(|wire| wire.vector.cpu == cpu) {
-            wire.vector.aim(self.vm, &to.message);
+        let Some(wire) = place else {
+            let vector = DeviceVector::take(cpu, self.vm, &to.message)?;
+            let target = Target::Cpu { apic_id: vector.apic_id()?, vector: vector.vector };
+            let route = iommu::with(|driver| driver.route(self.sender, &[target]))?.ok()?;
+            *place = Some(Wire { route, vector, is_on: false });
+            return self.turn_on(index);
+        };
+        // Where the VM has its share of the queue under way, its old CPU goes on passing the interrupt to the new one.
+        if wire.vector.cpu != cpu && self.space.owe() {
+            match move_to(wire, cpu, self.vm, &to.message) {
+                Some(leaving) => self.leaving.push(leaving),
+                None => self.space.pay(1),
+            }
+        }
+        wire.vector.aim(self.vm, &to.message);
+        self.turn_on(index)
+    }
+
+    /// Tells the function an interrupt's message, unless it knows it.
+    fn turn_on(&mut self, index: u16) -> Option<()> {
+        let wire = self.wires.get_mut(usize::from(index))?.as_mut()?;
+        if core::mem::replace(&mut wire.is_on, true) {
             return Some(());
         }
-        let vector = DeviceVector::take(cpu, self.vm, &to.message)?;
-        let target = Target::Cpu { apic_id: vector.apic_id()?, vector: vector.vector };
-        if let Some(wire) = place {
-            let pending = iommu::with(|driver| driver.retarget(&wire.route, 0, target))?.ok()?;
-            let old = core::mem::replace(&mut wire.vector, vector);
-            self.leaving.push((pending, Some(old)));
-            return Some(());
-        }
-        let route = iommu::with(|driver| driver.route(self.sender, &[target]))?.ok()?;
-        let message = route.message();
-        *place = Some(Wire { route, vector });
+        let message = wire.route.message();
         let (access, function) = (&self.found.space, self.info.function);
         match (self.info.msix, self.info.msi) {
             (Some(msix), _) => {
@@ -223,15 +234,13 @@ impl Assigned {
         Some(())
     }
 
-    /// Takes an interrupt from the function.
-    fn unwire(&mut self, index: u16) {
+    /// The guest has turned an interrupt off.
+    fn turn_off(&mut self, index: u16) {
         self.mask(index, true);
-        let place = self.wires.get_mut(usize::from(index));
-        let Some(Wire { route, vector }) = place.and_then(Option::take) else { return };
-        if let Some(pending) = iommu::with(|driver| driver.unroute(route)) {
-            self.leaving.push((pending, Some(vector)));
-        }
-        if self.wires.iter().all(Option::is_none) {
+        let wire = self.wires.get_mut(usize::from(index)).and_then(Option::as_mut);
+        let Some(wire) = wire else { return };
+        wire.is_on = false;
+        if self.wires.iter().flatten().all(|wire| !wire.is_on) {
             let (access, function) = (&self.found.space, self.info.function);
             if let Some(msix) = self.info.msix {
                 msix.enable(access, function, false, false);
@@ -241,6 +250,19 @@ impl Assigned {
             }
         }
     }
+}
+
+/// Has an interrupt come to another CPU: what it leaves behind. `None` where that has no vector or its unit takes nothing.
+fn move_to(
+    wire: &mut Wire,
+    cpu: u32,
+    vm: usize,
+    message: &InterruptMessage,
+) -> Option<(Pending, DeviceVector)> {
+    let vector = DeviceVector::take(cpu, vm, message)?;
+    let target = Target::Cpu { apic_id: vector.apic_id()?, vector: vector.vector };
+    let pending = iommu::with(|driver| driver.retarget(&wire.route, 0, target))?.ok()?;
+    Some((pending, core::mem::replace(&mut wire.vector, vector)))
 }
 
 impl Endpoint for Assigned {
@@ -257,7 +279,6 @@ impl Endpoint for Assigned {
     }
 
     fn place(&mut self, bar: u8, at: Option<Gpa>) {
-        self.finish_reset();
         let Some(host) = self.info.bar(bar).copied() else { return };
         let Some(placed) = self.placed.get_mut(usize::from(bar)) else { return };
         let old = core::mem::replace(placed, at);
@@ -278,27 +299,24 @@ impl Endpoint for Assigned {
     }
 
     fn bar_read(&mut self, bar: u8, offset: u64, width: Width) -> u64 {
-        self.finish_reset();
         let window = self.bars.get(usize::from(bar)).copied().flatten();
         window.map_or(width.mask(), |window| window.load(offset, width))
     }
 
     fn bar_write(&mut self, bar: u8, offset: u64, width: Width, value: u64) {
-        self.finish_reset();
         if let Some(window) = self.bars.get(usize::from(bar)).copied().flatten() {
             window.store(offset, width, value);
         }
     }
 
     fn interrupt(&mut self, source: Source, state: Slot) {
-        self.finish_reset();
         self.tidy();
         let index = match source {
             Source::Msi(_) => 0,
             Source::Msix(index) => index,
         };
         match state {
-            Slot::Off => self.unwire(index),
+            Slot::Off => self.turn_off(index),
             Slot::Masked(_) => self.mask(index, true),
             Slot::On(route) => match self.wire(index, &route) {
                 Some(()) => self.mask(index, false),
@@ -321,39 +339,59 @@ impl Endpoint for Assigned {
     }
 
     fn master(&mut self, on: bool) {
-        self.finish_reset();
         self.command(on);
     }
 
     fn reset(&mut self) {
-        self.finish_reset();
-        // The guest gives it the time that it needs.
+        if self.resetting.is_some() {
+            return;
+        }
         match Resetting::start(&self.found.space, self.info, &irq::clock()) {
             Ok(resetting) => self.resetting = Some(resetting),
             Err(why) => log::debug!("{}: no reset: {why:?}", self.info.function),
         }
+    }
+
+    fn is_ready(&mut self) -> bool {
+        let Some(resetting) = &mut self.resetting else { return true };
+        match resetting.poll(&self.found.space, &irq::clock()) {
+            None => return false,
+            Some(Err(why)) => {
+                self.tell(format_args!("it does not come out of its reset: {why:?}"));
+                return false;
+            }
+            Some(Ok(())) => {}
+        }
+        self.resetting = None;
+        self.command(false);
+        true
     }
 }
 
 impl Drop for Assigned {
     fn drop(&mut self) {
         let function = self.info.function;
-        self.finish_reset();
-        self.command(false);
-        for index in 0..self.wires.len() {
-            self.unwire(index as u16);
+        if self.info.reset != Reset::None {
+            match self.reset_now() {
+                Ok(()) => _ = CLEAN.lock().insert(function),
+                Err(why) => log::warn!("{function} does not come out of its reset: {why:?}"),
+            }
+        } else {
+            self.command(false);
+            ::pci::quiet(&self.found.space, self.info);
         }
-        if self.info.reset != Reset::None
-            && let Err(why) = ::pci::reset(&self.found.space, self.info, &irq::clock())
-        {
-            log::warn!("{function} does not come out of its reset: {why:?}");
+        let leaving = self.leaving.drain(..).map(|(pending, vector)| (pending, Some(vector)));
+        let mut leaving: Vec<_> = leaving.collect();
+        for Wire { route, vector, .. } in self.wires.drain(..).flatten() {
+            leaving.extend(
+                iommu::with(|driver| driver.unroute(route)).map(|pending| (pending, Some(vector))),
+            );
         }
         for attachment in self.attachments.drain(..) {
-            if let Some(pending) = iommu::with(|driver| driver.detach(attachment)) {
-                self.leaving.push((pending, None));
-            }
+            let pending = iommu::with(|driver| driver.detach(attachment));
+            leaving.extend(pending.map(|pending| (pending, None)));
         }
-        for (pending, vector) in self.leaving.drain(..) {
+        for (pending, vector) in leaving {
             if !retire(pending) {
                 log::error!("the IOMMU has not forgotten {function}: what it could reach is lost");
                 core::mem::forget((vector, Arc::clone(&self.space)));

@@ -12,6 +12,7 @@ use alloc::boxed::Box;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::sync::atomic::{AtomicUsize, Ordering};
 
 use ::iommu::{AttachError, Pending, SpaceId};
 use ::pci::ResetError;
@@ -82,18 +83,24 @@ fn retire(pending: Pending) -> bool {
     retired.unwrap_or(false)
 }
 
+/// Invalidations that guests of one VM may cause before the IOMMU has answered: of a queue's 256 slots so few that other
+/// VMs' find room.
+const MOST_OWED: usize = 16;
+
 /// What the functions of a VM reach by DMA: its RAM.
 #[derive(Debug)]
 struct Space {
     id: SpaceId,
     ram: Option<Arc<GuestRam>>,
+    /// Invalidations that the VM's guest has caused, and that the IOMMU has not answered.
+    owed: AtomicUsize,
 }
 
 impl Space {
     fn new(ram: Arc<GuestRam>) -> Result<Self, AssignError> {
         let id = iommu::with(|driver| driver.create_space());
         let id = id.unwrap_or(Err(::iommu::MapError::NoSpace)).map_err(AssignError::Space)?;
-        let space = Self { id, ram: Some(ram) };
+        let space = Self { id, ram: Some(ram), owed: AtomicUsize::new(0) };
         let mapped = space.ram.as_deref().map_or(Ok(()), |ram| {
             iommu::with(|driver| {
                 ram.pieces().try_for_each(|(gpa, hpa, bytes)| {
@@ -104,6 +111,17 @@ impl Space {
         });
         mapped.map_err(AssignError::Space)?;
         Ok(space)
+    }
+
+    /// Whether the guest may cause one more invalidation, which is then owed.
+    fn owe(&self) -> bool {
+        let more = |owed| (owed < MOST_OWED).then_some(owed + 1);
+        self.owed.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    /// As many have been answered.
+    fn pay(&self, count: usize) {
+        self.owed.fetch_sub(count, Ordering::Relaxed);
     }
 }
 

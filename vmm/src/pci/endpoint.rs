@@ -41,6 +41,9 @@ pub trait Endpoint: Send + fmt::Debug {
     /// The guest asked for a function-level reset, or it is itself reset. BARs, interrupts and bus mastering have been
     /// taken back before by the calls above.
     fn reset(&mut self);
+    /// Whether it is through with its reset. Until then the guest reads all ones from its configuration space, which takes
+    /// no writes, so nothing else is asked of the endpoint.
+    fn is_ready(&mut self) -> bool;
 }
 
 /// The expansion ROM's index among BARs.

@@ -67,8 +67,8 @@ impl Function {
         let (power, express) = (place(capability::POWER), place(capability::EXPRESS));
         if let Some(at) = power {
             config.define_part(at, POWER_NOT_OFFERED, 0, 0);
-            let kept = config.dword(at + power::CONTROL) & NO_SOFT_RESET;
-            config.define(at + power::CONTROL, kept, STATE);
+            // It only seems to sleep, so it loses nothing by it.
+            config.define(at + power::CONTROL, NO_SOFT_RESET, STATE);
         }
         if let Some(capability) = find(capability::EXPRESS) {
             let bytes = capability.bytes.len() as u16;
@@ -92,6 +92,10 @@ impl Function {
 
     /// Reads configuration space.
     pub(super) fn read(&mut self, offset: u16, width: Width) -> u32 {
+        if !self.endpoint.is_ready() {
+            // What becomes of an access that is to be tried again later (2.3.1).
+            return width.mask() as u32;
+        }
         match self.answers(offset, width) {
             Answers::Own => {
                 let pending =
@@ -115,6 +119,9 @@ impl Function {
         value: u32,
         targets: Targets<'_>,
     ) -> Effect {
+        if !self.endpoint.is_ready() {
+            return Effect::None;
+        }
         match self.answers(offset, width) {
             Answers::Own => self.write_own(offset, width, value, targets),
             Answers::Endpoint => {
@@ -152,14 +159,11 @@ impl Function {
             let old = if was_asleep { D3_HOT } else { 0 };
             self.config.set(at + power::CONTROL, STATE, old);
         }
-        match (was_asleep, self.is_asleep()) {
-            (true, false) if power & NO_SOFT_RESET == 0 => Effect::Reset,
-            (was, is) if was != is => {
-                self.update_interrupts(targets);
-                Effect::Routing
-            }
-            _ => Effect::None,
+        if was_asleep == self.is_asleep() {
+            return Effect::None;
         }
+        self.update_interrupts(targets);
+        Effect::Routing
     }
 
     /// Takes everything back to what it is after reset, but for the endpoint itself: first the caller is to see to BARs

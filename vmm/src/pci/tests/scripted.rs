@@ -28,6 +28,8 @@ pub(crate) struct Scripted {
 pub(crate) struct Log {
     told: Arc<Mutex<Vec<Told>>>,
     pub(crate) pending: Arc<Mutex<Vec<Source>>>,
+    /// A reset is under way.
+    pub(crate) busy: Arc<Mutex<bool>>,
 }
 
 impl Log {
@@ -87,6 +89,10 @@ impl Endpoint for Scripted {
 
     fn reset(&mut self) {
         self.log.note(Told::Reset);
+    }
+
+    fn is_ready(&mut self) -> bool {
+        !*self.log.busy.lock().unwrap()
     }
 }
 
