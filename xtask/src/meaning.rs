@@ -295,6 +295,10 @@ fn switches(vm: &Vm) -> Vec<String> {
             "on fault      a device of it that is blocked does no more DMA",
         ),
         (vm.on_fault == config::OnFault::StopVm, "on fault      the VM ends"),
+        (
+            vm.reserved_devices,
+            "devices       without the memory that the firmware reserves for them",
+        ),
         (test.exit_port, "test          a byte written to port 0xf4 ends the guest"),
         (test.save_restore, "test          vCPUs are saved and restored all the time"),
         (test.views, "test          a second view of the memory"),

@@ -22,6 +22,8 @@ pub(crate) enum Refused {
     Bridge(Function),
     /// No IOMMU holds it back.
     Unheld(Function),
+    /// The firmware reserves memory for it.
+    Reserved(Function),
     /// A BAR of it has no address, or one at which something else is.
     Bar(Function, u8),
     /// It cannot be separated from a function of this VM; why.
@@ -36,6 +38,10 @@ impl fmt::Display for Refused {
             Self::Unheld(function) => write!(
                 f,
                 "no IOMMU stands before {function}, so it could reach all memory; turn VT-d on in the firmware's setup"
+            ),
+            Self::Reserved(function) => write!(
+                f,
+                "the firmware reserves memory for {function}, which then could not use it; say reserved-devices = true if it need not"
             ),
             Self::Bar(function, bar) => write!(
                 f,
@@ -93,6 +99,10 @@ fn choose(
     }
     if !iommu::with(|driver| driver.covers(function)).unwrap_or(false) {
         return Err(Refused::Unheld(function));
+    }
+    let allowed = config.vms.get(vm).is_some_and(|vm| vm.reserved_devices);
+    if !allowed && iommu::is_reserved(function) {
+        return Err(Refused::Reserved(function));
     }
     if let Some(bar) = found.misplaced(info) {
         return Err(Refused::Bar(function, bar));

@@ -168,6 +168,7 @@ fn check_vm(source: &Source, table: VmTable) -> Result<Vm, ConfigError> {
         idle: table.idle,
         on_reset: table.on_reset,
         on_fault: table.on_fault,
+        reserved_devices: table.reserved_devices,
         cpuid: table.cpuid.map(Spanned::into_inner).unwrap_or_default(),
         test: table.test,
     })
@@ -326,7 +327,7 @@ fn cmdline_problem(line: &str) -> Option<Problem> {
 
 /// The schema's key that is at most two edits away.
 fn nearest_key(key: &str) -> Option<&'static str> {
-    const KEYS: [&str; 45] = [
+    const KEYS: [&str; 46] = [
         "version",
         "hypervisor",
         "vm",
@@ -358,6 +359,7 @@ fn nearest_key(key: &str) -> Option<&'static str> {
         "idle",
         "on-reset",
         "on-fault",
+        "reserved-devices",
         "cpuid",
         "mask",
         "physical-bits",

@@ -179,6 +179,8 @@ pub struct Vm {
     pub on_reset: OnReset,
     /// `on-fault`: what a blocked access of one of its devices does.
     pub on_fault: OnFault,
+    /// `reserved-devices`: it may have functions for which the firmware reserves memory, which these then do not reach.
+    pub reserved_devices: bool,
     /// `[vm.cpuid]`: what the guest sees less of its CPU.
     pub cpuid: Cpuid,
     /// `[vm.test]`: switches for tests only.

@@ -63,6 +63,8 @@ pub(crate) struct VmTable {
     #[serde(default)]
     pub(crate) on_fault: OnFault,
     #[serde(default)]
+    pub(crate) reserved_devices: bool,
+    #[serde(default)]
     pub(crate) cpuid: Option<Spanned<Cpuid>>,
     #[serde(default)]
     pub(crate) test: TestSwitches,

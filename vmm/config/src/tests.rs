@@ -224,7 +224,7 @@ fn unknown_key_is_refused_with_its_neighbour() {
     assert_eq!(
         with("memory =", "memry ="),
         "kerf.toml:8: vm.memry: unknown key `memry`, expected one of `name`, `vcpus`, `cpus`, `memory`, \
-         `loader`, `kernel`, `initrd`, `modules`, `cmdline`, `device`, `unknown`, `idle`, `on-reset`, `on-fault`, `cpuid`, \
+         `loader`, `kernel`, `initrd`, `modules`, `cmdline`, `device`, `unknown`, `idle`, `on-reset`, `on-fault`, `reserved-devices`, `cpuid`, \
          `test`; did you mean `memory`?"
     );
     assert_eq!(

@@ -9,6 +9,7 @@ use crate::description::Description;
 use crate::explain::Explain as _;
 use crate::initrd;
 use crate::step::{Context, Step, Trial};
+use crate::suite::kernel::table;
 use crate::suite::{guests, on_bed, pattern, require};
 use crate::volume::{CONFIG, KERNEL, SUMS, Volume};
 
@@ -138,17 +139,29 @@ pub(super) fn steps() -> Vec<Step> {
         })
     };
     let pair = || Machine { devices: vec![Device::Pair], ..Machine::default() };
-    let vms: [(_, Machine, &'static [Bad]); 3] = [
-        ("VMs that cannot start are told, and the others run", Machine::default(), &VMS),
-        ("VMs that cannot have their functions are told, and the others run", pair(), &DEVICES),
+    let vms: [(_, Machine, &'static [Bad], Option<fn() -> Vec<u8>>); 4] = [
+        ("VMs that cannot start are told, and the others run", Machine::default(), &VMS, None),
+        (
+            "VMs that cannot have their functions are told, and the others run",
+            pair(),
+            &DEVICES,
+            None,
+        ),
         (
             "without an IOMMU no VM has functions, and the others run",
             Machine { iommu: Iommu::None, ..pair() },
             &BARE,
+            None,
+        ),
+        (
+            "a function with reserved memory goes only to a VM that may have it",
+            pair(),
+            &RESERVED,
+            Some(dmar),
         ),
     ];
-    let vms = vms.map(|(name, machine, bad)| {
-        on_bed(bed, name, move |context| others_run(context, bed, machine, bad))
+    let vms = vms.map(|(name, machine, bad, dmar)| {
+        on_bed(bed, name, move |context| others_run(context, bed, machine, bad, dmar))
     });
     CASES.into_iter().map(refused).chain(vms).collect()
 }
@@ -200,12 +213,44 @@ const BARE: [Bad; 1] = [(
     r"kerf\.toml:\d+: vm\.device: no IOMMU stands before 0000:01:00\.0, so it could reach all memory; ",
 )];
 
+/// The firmware, says [`dmar`], reserves memory for the function.
+const RESERVED: [Bad; 2] = [
+    (
+        "careful",
+        "device = [{ function = \"01:00.0\" }]",
+        r"kerf\.toml:\d+: vm\.device: the firmware reserves memory for 0000:01:00\.0, ",
+    ),
+    (
+        "bold",
+        "device = [{ vendor = 0x1af4, device = 0x1044 }]\nreserved-devices = true\ntest.exit-port = true",
+        "",
+    ),
+];
+
+/// QEMU's own DMAR table, and a page that function 01:00.0 is to reach (VT-d 8.1 to 8.4).
+fn dmar() -> Vec<u8> {
+    let (unit, page) = (0xfed9_0000_u64.to_le_bytes(), 0x3000_0000_u64);
+    // 39 bits of address; interrupts are remapped.
+    let mut body = vec![38, 1];
+    body.resize(12, 0);
+    // All devices; the I/O APIC as 255:00.0.
+    body.extend([0, 0, 24, 0, 1, 0, 0, 0]);
+    body.extend(unit);
+    body.extend([3, 8, 0, 0, 0, 0xff, 0, 0]);
+    body.extend([1, 0, 32, 0, 0, 0, 0, 0]);
+    body.extend(page.to_le_bytes());
+    body.extend((page + 0xfff).to_le_bytes());
+    body.extend([1, 8, 0, 0, 0, 1, 0, 0]);
+    table(b"DMAR", &body)
+}
+
 /// Beside the VMs there is a sound one.
 fn others_run(
     context: &Context,
     bed: BedKind,
     machine: Machine,
     vms: &[Bad],
+    dmar: Option<fn() -> Vec<u8>>,
 ) -> Result<(), String> {
     let artefacts = context.artefacts()?;
     let read = |path: &Path| std::fs::read(path).explain(|| path.display().to_string());
@@ -225,7 +270,11 @@ fn others_run(
     ];
     let files = files.map(|(name, bytes)| (name.to_owned(), bytes)).into();
     let description = Description::new(text, files)?;
-    let volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
+    let mut volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
+    if let Some(dmar) = dmar {
+        volume.insert("acpi/dmar.aml", dmar());
+        volume.seal();
+    }
     let trial = Trial { volume, machine, expect: None, typed: Vec::new(), timeout: LIMIT };
     let outcome = context.trial(bed, trial)?;
     let console = outcome.console_text();

@@ -185,7 +185,7 @@ fn spcr(port: u16, irq: u8) -> Vec<u8> {
 }
 
 /// A table with its header (ACPI 6.5, 5.2.6).
-fn table(signature: &[u8; 4], body: &[u8]) -> Vec<u8> {
+pub(super) fn table(signature: &[u8; 4], body: &[u8]) -> Vec<u8> {
     let mut table = signature.to_vec();
     table.extend((36 + body.len() as u32).to_le_bytes());
     table.extend(b"\x02\0KERF  TESTONLY\x01\0\0\0KERF\x01\0\0\0");
