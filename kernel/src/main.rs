@@ -11,6 +11,7 @@ extern crate alloc;
 mod acpi;
 mod assign;
 mod console;
+mod costs;
 mod iommu;
 mod irq;
 mod launch;

@@ -10,6 +10,7 @@ use vcpu::svm::Svm;
 use vcpu::vmx::Vmx;
 use vcpu::{Backend, Unsupported};
 
+use crate::costs::{self, Cost};
 use crate::launch::Why;
 use crate::platform::{CpuId, Msrs};
 use crate::{console, iommu, irq, mem, monitor, pci};
@@ -32,12 +33,19 @@ pub(crate) fn tell(machine: &Machine) {
         }
     }
     say(&Response::Iommu(iommu::counts()));
+    let costs = costs::measure();
+    for Cost { bytes, map, unmap, invalidate, descriptors } in &costs {
+        say(&format_args!(
+            "a mapping of {} KiB: made in {map} ticks, taken away in {unmap}, forgotten after {invalidate} more and {descriptors} descriptors",
+            bytes >> 10
+        ));
+    }
     say(&Response::Functions(monitor::functions()));
     say(&"functions that belong together:");
     say(&Response::Groups(monitor::groups()));
     let mut json = String::new();
     // A string takes all that is written to it.
-    let _ = write_json(&mut json, machine, &backends);
+    let _ = write_json(&mut json, machine, &backends, &costs);
     say(&format_args!("survey {json}"));
 }
 
@@ -62,6 +70,7 @@ fn write_json(
     to: &mut String,
     machine: &Machine,
     backends: &[(&str, Option<Unsupported>)],
+    costs: &[Cost],
 ) -> fmt::Result {
     write!(to, r#"{{"version":1,"cpus":{:?},"tsc_hz":{}"#, machine.cpus, irq::clock().hz)?;
     write!(to, r#","memory_bytes":{},"virtualization":"#, mem::counts().total * hw::PAGE_SIZE)?;
@@ -75,6 +84,13 @@ fn write_json(
             list(to, iommu::units(), |to, unit| {
                 let (segment, at, all) = (unit.segment, unit.registers, unit.include_all);
                 write!(to, r#"{{"segment":{segment},"registers":"{at}","include_all":{all}}}"#)
+            })?;
+            to.push_str(r#","costs":"#);
+            list(to, costs, |to, Cost { bytes, map, unmap, invalidate, descriptors }| {
+                write!(
+                    to,
+                    r#"{{"bytes":{bytes},"map":{map},"unmap":{unmap},"invalidate":{invalidate},"descriptors":{descriptors}}}"#
+                )
             })?;
             to.push('}');
         }

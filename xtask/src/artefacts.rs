@@ -41,12 +41,13 @@ pub(crate) fn build_guests(root: &Path) -> Result<BTreeMap<String, PathBuf>, Str
     package(root, "guests", TARGETS[0])
 }
 
-/// Builds the user space of a KVM machine, `tests/peer`, as a program that needs nothing else of a Linux.
+/// Builds `name` of `tests/peer`, as a program that needs nothing else of a Linux.
 ///
 /// # Errors
 /// It does not build, for one because the C library's static half is missing; cargo has said why.
-pub(crate) fn build_peer(root: &Path) -> Result<PathBuf, String> {
-    binary(root, "peer", "x86_64-unknown-linux-gnu")
+pub(crate) fn build_init(root: &Path, name: &str) -> Result<PathBuf, String> {
+    let programs = package(root, "peer", "x86_64-unknown-linux-gnu")?;
+    programs.get(name).cloned().explain(|| format!("package peer has no program {name}"))
 }
 
 /// Builds the UEFI application that starts a Linux with a command line, `tests/peer/start`.

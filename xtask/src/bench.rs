@@ -3,12 +3,13 @@
 //! [`exits`] measures round trips between guest and hypervisor by the guest `cpuid_bench`, [`peer`] lets the same guest
 //! run under Linux's KVM in the same bed, [`baseline`] holds what was recorded, [`rows`] the goals, [`limits`] what
 //! an exit may not do at all. [`boot`] splits the boot
-//! of a Linux guest into Kerf's part and the guest's by a [`plugin`] that the emulator counts with. docs/measuring.md says
-//! what the figures mean.
+//! of a Linux guest into Kerf's part and the guest's by a [`plugin`] that the emulator counts with, [`io`] does so with reads
+//! of a disk that is the guest's own. docs/measuring.md says what the figures mean.
 
 pub(crate) mod baseline;
 mod boot;
 pub(crate) mod exits;
+mod io;
 mod limits;
 mod peer;
 mod plugin;
@@ -28,6 +29,8 @@ pub(crate) enum Bench {
     Exits(Exits),
     /// A Linux guest's boot to userspace: Kerf's instructions and the guest's; Kerf's size.
     Boot(Boot),
+    /// A Linux guest's reads of an NVMe disk of its own, on QEMU: Kerf's instructions, the guest's, exits.
+    Io(Io),
 }
 
 /// A hypervisor to compare with.
@@ -69,6 +72,16 @@ pub(crate) struct Boot {
     pub(crate) json: Option<PathBuf>,
 }
 
+#[derive(Args)]
+pub(crate) struct Io {
+    /// How often to boot, under Kerf and without it; the spread is printed.
+    #[arg(long, value_name = "COUNT", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) runs: u32,
+    /// Also writes the figures as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+}
+
 /// Measures and prints.
 ///
 /// # Errors
@@ -77,5 +90,6 @@ pub(crate) fn run(context: &Context, what: &Bench) -> Result<(), String> {
     match what {
         Bench::Exits(options) => exits::run(context, options),
         Bench::Boot(options) => boot::run(context, options),
+        Bench::Io(options) => io::run(context, options),
     }
 }

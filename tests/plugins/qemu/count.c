@@ -1,13 +1,15 @@
 // SPDX-License-Identifier: GPL-2.0-or-later
 //
 // A plugin for QEMU's TCG that counts instructions by where the program counter is: in Kerf's code or not, before the first
-// VM entry and after it; and for each kind of exit what Kerf executed until the next entry.
+// VM entry and after it; and for each kind of exit what Kerf executed until the next entry. From one mark of the guest's to
+// the next, a NOP of eight bytes that ends in "KERF", it counts anew.
 //
 // It runs inside QEMU, hence its licence. Debian packages no header of the interface: what is used of version 7 (QEMU 11.1)
 // is declared here.
 //
 // Arguments: start=HEX and end=HEX, the addresses of Kerf's code, which no guest may use; out=FILE, where the counts go at
-// the end: lines of `key=value` words, one `all`, then an `exit` for each code of the VMCB (APM 2, appendix C).
+// the end: lines of `key=value` words, one `all`, then an `exit` for each code of the VMCB (APM 2, appendix C); and for each
+// mark but the first a `phase`, followed by its exits as `in`.
 
 #include <stdbool.h>
 #include <stddef.h>
@@ -62,6 +64,11 @@ static uint64_t entries;
 enum { CODES = 64 };
 static struct { uint64_t code, count, sum[KINDS], least; } exits[CODES];
 static uint64_t exits_left_out;
+
+// What had been counted at each mark.
+enum { MARKS = 16 };
+static struct { uint64_t all, kerf, entries, counts[CODES], sums[CODES]; } marks[MARKS];
+static unsigned marked;
 
 static qemu_plugin_u64 counter(enum kind kind)
 {
@@ -160,6 +167,34 @@ static void on_entry(unsigned vcpu, void *data)
     memcpy(last, now, sizeof last);
 }
 
+static void on_mark(unsigned vcpu, void *data)
+{
+    (void)vcpu, (void)data;
+    if (marked == MARKS)
+        return;
+    marks[marked].all = qemu_plugin_u64_sum(counter(ALL));
+    marks[marked].kerf = qemu_plugin_u64_sum(counter(KERF));
+    marks[marked].entries = entries;
+    for (int slot = 0; slot < CODES; slot++) {
+        marks[marked].counts[slot] = exits[slot].count;
+        marks[marked].sums[slot] = exits[slot].sum[KERF];
+    }
+    marked++;
+}
+
+static void print_phases(FILE *out)
+{
+    for (unsigned i = 1; i < marked; i++) {
+        uint64_t all = marks[i].all - marks[i - 1].all, kerf = marks[i].kerf - marks[i - 1].kerf;
+        fprintf(out, "phase entries=%llu kerf=%llu guest=%llu\n", (unsigned long long)(marks[i].entries - marks[i - 1].entries),
+                (unsigned long long)kerf, (unsigned long long)(all - kerf));
+        for (int slot = 0; slot < CODES && marks[i].counts[slot]; slot++)
+            fprintf(out, "in code=%llu count=%llu kerf=%llu\n", (unsigned long long)exits[slot].code,
+                    (unsigned long long)(marks[i].counts[slot] - marks[i - 1].counts[slot]),
+                    (unsigned long long)(marks[i].sums[slot] - marks[i - 1].sums[slot]));
+    }
+}
+
 static void on_translation(struct qemu_plugin_tb *tb, void *data)
 {
     (void)data;
@@ -169,8 +204,11 @@ static void on_translation(struct qemu_plugin_tb *tb, void *data)
         uint8_t bytes[16];
         size_t length = qemu_plugin_insn_data(insn, bytes, sizeof bytes);
         qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, INLINE_ADD_U64, counter(ALL), 1);
-        if (address < code_start || address >= code_end)
+        if (address < code_start || address >= code_end) {
+            if (length == 8 && !memcmp(bytes, "\x0f\x1f\x84\0KERF", 8))
+                qemu_plugin_register_vcpu_insn_exec_cb(insn, on_mark, CB_NO_REGS, NULL);
             continue;
+        }
         qemu_plugin_register_vcpu_insn_exec_inline_per_vcpu(insn, INLINE_ADD_U64, counter(KERF), 1);
         enum kind kind = classify(bytes, length);
         if (kind != ALL)
@@ -196,6 +234,7 @@ static void at_exit(void *data)
             fprintf(out, " %s=%llu", NAMES[kind], (unsigned long long)exits[slot].sum[kind]);
         fputc('\n', out);
     }
+    print_phases(out);
     fclose(out);
 }
 

@@ -203,18 +203,18 @@ fn exits(counts: &Counts) {
     }
 }
 
-fn percent(part: u64, whole: u64) -> f64 {
+pub(super) fn percent(part: u64, whole: u64) -> f64 {
     100.0 * part as f64 / whole.max(1) as f64
 }
 
 /// Between the least and the greatest, in percent of the least.
-fn spread(figures: &[f64]) -> f64 {
+pub(super) fn spread(figures: &[f64]) -> f64 {
     let least = figures.iter().copied().fold(f64::INFINITY, f64::min);
     let greatest = figures.iter().copied().fold(0.0, f64::max);
     if least > 0.0 { 100.0 * (greatest - least) / least } else { 0.0 }
 }
 
-fn verdict(is_met: bool) -> &'static str {
+pub(super) fn verdict(is_met: bool) -> &'static str {
     if is_met { "pass" } else { "MISS" }
 }
 

@@ -28,7 +28,20 @@ pub(super) struct Counts {
     /// The guest's.
     pub(super) guest: u64,
     /// By exit code: everything that was counted, by name.
-    pub(super) exits: BTreeMap<u64, BTreeMap<String, u64>>,
+    pub(super) exits: Exits,
+    /// From each mark of the guest's to the next.
+    pub(super) phases: Vec<Phase>,
+}
+
+type Exits = BTreeMap<u64, BTreeMap<String, u64>>;
+
+/// What was counted between two marks.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Phase {
+    pub(super) entries: u64,
+    pub(super) kerf: u64,
+    pub(super) guest: u64,
+    pub(super) exits: Exits,
 }
 
 impl Counter {
@@ -92,16 +105,25 @@ fn parse(text: &str) -> Option<Counts> {
             Some((name.to_owned(), number.parse().ok()?))
         };
         let mut words: BTreeMap<String, u64> = words.split(' ').map(word).collect::<Option<_>>()?;
-        if what == "exit" {
-            counts.exits.insert(words.remove("code")?, words);
-        } else {
-            counts.entries = *words.get("entries")?;
-            counts.before = *words.get("before")?;
-            counts.kerf = *words.get("kerf")?;
-            counts.guest = *words.get("guest")?;
+        match what {
+            "exit" => _ = counts.exits.insert(words.remove("code")?, words),
+            "in" => _ = counts.phases.last_mut()?.exits.insert(words.remove("code")?, words),
+            "phase" => counts.phases.push(Phase {
+                entries: *words.get("entries")?,
+                kerf: *words.get("kerf")?,
+                guest: *words.get("guest")?,
+                exits: Exits::new(),
+            }),
+            _ => {
+                counts.entries = *words.get("entries")?;
+                counts.before = *words.get("before")?;
+                counts.kerf = *words.get("kerf")?;
+                counts.guest = *words.get("guest")?;
+            }
         }
     }
-    (counts.entries > 0).then_some(counts)
+    // A machine without Kerf has no entries.
+    (counts.entries > 0 || !counts.phases.is_empty()).then_some(counts)
 }
 
 #[cfg(test)]
@@ -116,7 +138,19 @@ mod tests {
         let counts = counts.unwrap();
         assert_eq!((counts.entries, counts.before, counts.kerf, counts.guest), (3, 100, 20, 4000));
         assert_eq!((counts.exits[&114]["count"], counts.exits[&114]["wrmsr"]), (2, 1));
+        assert!(counts.phases.is_empty());
         assert_eq!(parse(""), None);
         assert_eq!(parse("all entries=x\n"), None);
+        assert_eq!(parse("all entries=0 before=0 kerf=0 guest=9\n"), None);
+    }
+
+    #[test]
+    fn exits_between_marks_belong_to_their_phase() {
+        let counts = parse(
+            "all entries=0 before=0 kerf=0 guest=9\nphase entries=0 kerf=0 guest=4\nphase entries=2 kerf=7 guest=3\nin code=120 count=2 kerf=7\n",
+        );
+        let phases = counts.unwrap().phases;
+        assert_eq!((phases.len(), phases[0].exits.len(), phases[1].guest), (2, 0, 3));
+        assert_eq!(phases[1].exits[&120]["kerf"], 7);
     }
 }
