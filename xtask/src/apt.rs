@@ -15,6 +15,8 @@ use crate::{process, program};
 pub(crate) const OWN_FILES: &str =
     "name files of your own (`cargo xtask doctor` lists what is missing, and how to name each)";
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
+/// What fetches single files, and checks them.
+const HELPER: &str = "/usr/lib/apt/apt-helper";
 /// The longest one call of apt may take; it gives up by itself on a silent server long before.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
@@ -41,6 +43,15 @@ impl Archive {
     /// # Errors
     /// apt is missing, no Debian mirror is known, or the network does not answer.
     pub(crate) fn open(dir: &Path, suite: &str, what: &str) -> Result<Self, String> {
+        Self::open_kinds(dir, suite, what, &["deb"])
+    }
+
+    /// The same, for the sources of packages as well.
+    pub(crate) fn open_sources(dir: &Path, suite: &str, what: &str) -> Result<Self, String> {
+        Self::open_kinds(dir, suite, what, &["deb", "deb-src"])
+    }
+
+    fn open_kinds(dir: &Path, suite: &str, what: &str, kinds: &[&str]) -> Result<Self, String> {
         let mirror = usable().map_err(|why| {
             advise(
                 format!("cannot fetch {what}: {why}"),
@@ -56,10 +67,11 @@ impl Archive {
         if base != suite {
             suites.push(suite);
         }
-        let sources: String = suites
-            .iter()
-            .map(|suite| format!("deb [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n"))
-            .collect();
+        let line = |kind: &str, suite: &str| {
+            format!("{kind} [arch=amd64 signed-by={KEYRING}] {mirror} {suite} main\n")
+        };
+        let lines = kinds.iter().flat_map(|kind| suites.iter().map(move |suite| line(kind, suite)));
+        let sources: String = lines.collect();
         write(&dir.join("sources.list"), &sources)?;
         write(&dir.join("status"), "")?;
         write(&dir.join("apt.conf"), &configuration(dir))?;
@@ -114,6 +126,26 @@ impl Archive {
             ));
         }
         Ok(())
+    }
+
+    /// Fetches the archives that the source of a package consists of.
+    pub(crate) fn fetch_source(&self, name: &str) -> Result<Vec<PathBuf>, String> {
+        let mut list = self.apt_get(&["--print-uris", "source", name]);
+        let list = process::run(&mut list, LIMIT, |_| {})?
+            .success(format!("cannot fetch {}: no source of {name}", self.what))?;
+        // One by one: a mirror may lack the description, which is not needed.
+        let files =
+            list.lines().filter_map(parse_source).filter(|(_, file, _)| file.contains(".tar."));
+        let fetch = |(address, file, hash): (&str, &str, &str)| {
+            let path = self.downloads().join(file);
+            let mut command = process::leashed(HELPER);
+            command.env("APT_CONFIG", self.dir.join("apt.conf")).arg("download-file").arg(address);
+            command.arg(&path).arg(hash);
+            process::run(&mut command, LIMIT, |_| {})?
+                .success(format!("cannot fetch {}", self.what))
+                .map(|_| path)
+        };
+        files.map(fetch).collect()
     }
 
     fn downloads(&self) -> PathBuf {
@@ -248,6 +280,13 @@ fn parse_uri(line: &str) -> Option<Package> {
     Some(Package { name: name.into(), version: version.replace("%3a", ":"), bytes })
 }
 
+/// One line of `--print-uris source`: `'address' file bytes hash`, apart.
+fn parse_source(line: &str) -> Option<(&str, &str, &str)> {
+    let (address, rest) = line.strip_prefix('\'')?.split_once('\'')?;
+    let mut words = rest.split_whitespace();
+    Some((address, words.next()?, words.nth(1)?))
+}
+
 /// One line of apt's status stream: `dlstatus:item:percent:text`.
 fn parse_progress(line: &str) -> Option<u64> {
     let percent = line.strip_prefix("dlstatus:")?.split(':').nth(1)?;
@@ -279,6 +318,14 @@ mod tests {
             Package { name: "libattr1".into(), version: "1:2.5.1-4".into(), bytes: 22164 };
         assert_eq!(parse_uri(line), Some(package));
         assert_eq!(parse_uri("dlstatus:1:100.0000:Retrieving file 1 of 1"), None);
+    }
+
+    #[test]
+    fn a_source_is_read_from_its_address_line() {
+        let line = "'http://m/pool/bochs_3.0%2bdfsg.orig.tar.xz' bochs_3.0+dfsg.orig.tar.xz 3896488 SHA256:ab";
+        let address = "http://m/pool/bochs_3.0%2bdfsg.orig.tar.xz";
+        assert_eq!(parse_source(line), Some((address, "bochs_3.0+dfsg.orig.tar.xz", "SHA256:ab")));
+        assert_eq!(parse_source("dlstatus:1:100.0000:Retrieving file 1 of 1"), None);
     }
 
     #[test]

@@ -72,6 +72,17 @@ pub(crate) fn build_device(root: &Path) -> Result<PathBuf, String> {
     files.rfind(is_object).explain(|| "package bed_qemu has no shared object")
 }
 
+/// Builds the models for a plugin of Bochs, `tests/beds/bochs`: the static library.
+///
+/// # Errors
+/// It does not build; cargo has said why.
+pub(crate) fn build_models(root: &Path) -> Result<PathBuf, String> {
+    let files = cargo(root, &["--package", "bed_bochs"], &[])?;
+    let mut files = files.into_iter().flat_map(|artefact| artefact.filenames).map(PathBuf::from);
+    let is_library = |file: &PathBuf| file.extension().is_some_and(|end| end == "a");
+    files.rfind(is_library).explain(|| "package bed_bochs has no static library")
+}
+
 /// Builds the example `name` of a package of the host's.
 ///
 /// # Errors

@@ -28,6 +28,7 @@ pub(crate) struct Context {
     linux: Once<Linux>,
     kvm: Once<()>,
     beds: [Once<Box<dyn Bed>>; 2],
+    siov: [Once<PathBuf>; 2],
 }
 
 /// One boot of Kerf on a bed.
@@ -62,6 +63,7 @@ impl Context {
             linux: OnceLock::new(),
             kvm: OnceLock::new(),
             beds: [OnceLock::new(), OnceLock::new()],
+            siov: [OnceLock::new(), OnceLock::new()],
         })
     }
 
@@ -98,6 +100,15 @@ impl Context {
     /// The emulator of a bed.
     pub(crate) fn bed(&self, kind: BedKind) -> Result<&dyn Bed, String> {
         once(&self.beds[kind as usize], || bed::prepare(kind, &self.cache)).map(|bed| &**bed)
+    }
+
+    /// The shared object that has the device of `tests/models/siov` for a bed, built.
+    pub(crate) fn siov(&self, kind: BedKind) -> Result<&Path, String> {
+        let build = || match kind {
+            BedKind::Qemu => artefacts::build_device(&self.root),
+            BedKind::Bochs => bed::build_bochs_plugin(&self.root, &self.cache),
+        };
+        once(&self.siov[kind as usize], build).map(PathBuf::as_path)
     }
 
     /// Whether QEMU can run Kerf on this host's own CPU.

@@ -57,7 +57,12 @@ impl Program {
 
     /// A command that starts it on a leash.
     pub(crate) fn command(&self) -> Command {
-        let words = self.words(None);
+        self.preloading(None)
+    }
+
+    /// The same, with an object preloaded.
+    pub(crate) fn preloading(&self, object: Option<&Path>) -> Command {
+        let words = self.words(object);
         let mut command = process::leashed(&words[0]);
         command.args(&words[1..]).envs(self.environment.iter().cloned());
         command

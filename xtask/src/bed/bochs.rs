@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::bed::session::{self, DebugPort, LogRules, Session, Streams};
-use crate::bed::{Bed, Machine};
+use crate::bed::{Bed, Iommu, Machine};
 use crate::cache::{Cache, Scratch};
 use crate::explain::{Explain as _, advise};
 use crate::own::Own;
@@ -18,6 +18,7 @@ use crate::{process, roots};
 
 const NAMES: [&str; 2] = ["bochs-bin", "bochs"];
 const HOST_VGABIOS: &str = "/usr/share/vgabios/vgabios.bin";
+const PLUGINS: &str = "usr/lib/x86_64-linux-gnu/bochs/plugins";
 /// 3.1 as Debian builds it divides wrongly.
 const WANTED: (u32, u32) = (3, 0);
 const START_LIMIT: Duration = Duration::from_secs(20);
@@ -54,7 +55,7 @@ impl Bochs {
         let program = NAMES.iter().find_map(|name| Program::private(&root, name).ok());
         let program = program
             .explain(|| format!("{} has no Bochs", root.display()))?
-            .with_env("LTDL_LIBRARY_PATH", root.join("usr/lib/x86_64-linux-gnu/bochs/plugins"))
+            .with_env("LTDL_LIBRARY_PATH", root.join(PLUGINS))
             .with_env("BXSHARE", root.join("usr/share/bochs"));
         check(&program, "name the right one by --bochs or KERF_BOCHS")?;
         Ok(Self { program, firmware, video_bios: bios.unwrap_or_else(|| video_bios(&root)) })
@@ -108,6 +109,12 @@ impl Bed for Bochs {
             command.env("LD_PRELOAD", &plugin.object);
             command.envs(plugin.arguments.iter().map(|(name, value)| (*name, value)));
         }
+        if let Some(folder) = machine.siov().and_then(Path::parent) {
+            let root = self.program.root.as_deref().unwrap_or(Path::new("/"));
+            let both = std::env::join_paths([folder, &root.join(PLUGINS)]);
+            command.env("LTDL_LIBRARY_PATH", both.explain(|| "the plugins of Bochs")?);
+            command.env("KERF_IOMMU", unit(machine.iommu));
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = process::spawn(&mut command)?;
         let rules = LogRules {
@@ -136,6 +143,15 @@ impl Bed for Bochs {
             log: Box::new(log),
         };
         Ok(Session::new(child, streams, rules, scratch, None))
+    }
+}
+
+/// The unit of the models, as `tests/beds/bochs` names it.
+fn unit(kind: Iommu) -> &'static str {
+    match kind {
+        Iommu::None | Iommu::Legacy => "legacy",
+        Iommu::SecondStage => "second",
+        Iommu::FirstStage => "first",
     }
 }
 
@@ -172,6 +188,8 @@ impl Bochs {
     /// The settings file. The log goes to the error output, the debug port to the output.
     fn settings(&self, image: &Path, machine: &Machine, port: u16) -> String {
         let debug = if machine.count_entries { "report" } else { "ignore" };
+        let models =
+            if machine.siov().is_some() { ", slot1=kerf\nplugin_ctrl: kerf=1" } else { "" };
         format!(
             r#"config_interface: textconfig
 display_library: rfb, options="timeout=0"
@@ -180,7 +198,7 @@ clock: sync=none, time0=1700000000
 memory: guest={memory}, host={memory}
 romimage: file="{firmware}", address=0xffe00000
 vgaromimage: file="{video_bios}"
-pci: enabled=1, chipset=i440fx
+pci: enabled=1, chipset=i440fx{models}
 ata0: enabled=1, ioaddr1=0x1f0, ioaddr2=0x3f0, irq=14
 ata0-master: type=disk, path="{image}", mode=volatile, journal="journal"
 boot: disk

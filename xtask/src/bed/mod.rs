@@ -4,6 +4,7 @@
 //! which `judge` watches to an [`Outcome`].
 
 mod bochs;
+mod bochs_plugin;
 mod judge;
 mod kvm;
 mod probe;
@@ -14,6 +15,7 @@ mod verdict;
 use std::path::{Path, PathBuf};
 
 pub(crate) use bochs::host_vgabios;
+pub(crate) use bochs_plugin::build as build_bochs_plugin;
 pub(crate) use judge::{Limits, judge};
 pub(crate) use probe::Probe;
 pub(crate) use qemu::program as qemu_program;
@@ -80,6 +82,8 @@ pub(crate) enum Device {
     Edu,
     VirtioBlk(PathBuf),
     VirtioNet,
+    /// Our own, which a shared object brings: on Bochs with the IOMMU, both of them models.
+    Siov(PathBuf),
 }
 
 /// The emulated machine.
@@ -98,9 +102,9 @@ pub(crate) struct Machine {
     pub(crate) serial: Serial,
     /// QEMU takes the host's own virtualization, nested, instead of emulating a CPU.
     pub(crate) kvm: bool,
-    /// Its IOMMU. On Bochs there is none.
+    /// Its IOMMU. On Bochs there is none but what [`Device::Siov`] brings.
     pub(crate) iommu: Iommu,
-    /// Devices, each behind a root port. On Bochs there are none.
+    /// Devices, each behind a root port. On Bochs there is at most [`Device::Siov`], on bus 0.
     pub(crate) devices: Vec<Device>,
     /// Its memory, registers among it, can be reached from outside: [`Session::probe`]. Only on QEMU.
     pub(crate) probe: bool,
@@ -114,6 +118,16 @@ pub(crate) struct Machine {
 pub(crate) struct Plugin {
     pub(crate) object: PathBuf,
     pub(crate) arguments: Vec<(&'static str, String)>,
+}
+
+impl Machine {
+    /// The shared object that has [`Device::Siov`].
+    fn siov(&self) -> Option<&Path> {
+        self.devices.iter().find_map(|device| match device {
+            Device::Siov(object) => Some(object.as_path()),
+            _ => None,
+        })
+    }
 }
 
 impl Default for Machine {

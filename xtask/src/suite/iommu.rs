@@ -1,14 +1,20 @@
-//! The IOMMU driver by itself on QEMU's VT-d, by `iommu/examples/qemu`: without a CPU, so without Kerf.
+//! The IOMMU driver by itself on QEMU's VT-d, by `iommu/examples/qemu`: without a CPU, so without Kerf. And Kerf on Bochs, whose
+//! CPU has VT-x, with the models of a unit and of a device in its machine.
 
 use std::path::Path;
 use std::time::Duration;
 
-use crate::bed::{self, BedKind};
-use crate::step::{Context, Step};
-use crate::suite::on_bed;
+use crate::bed::{self, BedKind, Device, Iommu, Machine, Outcome, Verdict};
+use crate::description::Description;
+use crate::explain::Explain as _;
+use crate::step::{Context, Step, Trial};
+use crate::suite::{guests, kernel, on_bed, require};
 use crate::{artefacts, process};
 
 const LIMIT: Duration = Duration::from_secs(300);
+
+/// The guest that has a device of our own.
+const GUEST: &str = "siov";
 
 /// The steps with devices of our own.
 pub(super) const PASIDS: &str =
@@ -16,13 +22,21 @@ pub(super) const PASIDS: &str =
 const DSA: &str = "descriptors through a DSA's portals reach what the PASIDs of their queues do";
 
 pub(super) fn steps() -> Vec<Step> {
-    [(PASIDS, "siov"), (DSA, "dsa")]
-        .map(|(name, what)| {
-            on_bed(BedKind::Qemu, name, move |context| {
-                drive(context, what, Some(&artefacts::build_device(&context.root)?))
-            })
+    let mut steps = Vec::from([(PASIDS, "siov"), (DSA, "dsa")].map(|(name, what)| {
+        on_bed(BedKind::Qemu, name, move |context| {
+            drive(context, what, Some(context.siov(BedKind::Qemu)?))
         })
-        .into()
+    }));
+    let modes = [
+        (Iommu::Legacy, "without PASIDs"),
+        (Iommu::SecondStage, "by the second stage"),
+        (Iommu::FirstStage, "by the first stage"),
+    ];
+    steps.extend(modes.map(|(mode, how)| {
+        let name = format!("a small guest has a device behind the model of a unit, {how}");
+        on_bed(BedKind::Bochs, name, move |context| give(context, mode))
+    }));
+    steps
 }
 
 /// In all modes of the unit with the device `what`.
@@ -31,4 +45,71 @@ fn drive(context: &Context, what: &str, preload: Option<&Path>) -> Result<(), St
     let qemu = bed::qemu_program(&context.cache)?;
     let mut command = qemu.command_of(&example, &[what], preload);
     process::run(&mut command, LIMIT, |_| {})?.success("the example").map(|_| ())
+}
+
+/// A guest has the function of the models.
+fn give(context: &Context, iommu: Iommu) -> Result<(), String> {
+    let read = |path: &Path| std::fs::read(path).explain(|| path.display().to_string());
+    let text = format!(
+        "version = {}\n\n[hypervisor]\nlog = \"info\"\n\n[[vm]]\nname = \"{GUEST}\"\nmemory = \"64M\"\nkernel = \"guest\"\n\
+         \n[[vm.device]]\nvendor = 0x1234\ndevice = 0x51f0\n\n[vm.test]\nexit-port = true\n",
+        config::VERSION
+    );
+    let files = vec![("guest".to_owned(), read(context.guest(GUEST)?)?)];
+    let description = Description::new(text, files)?;
+    let artefacts = context.artefacts()?;
+    let mut volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
+    volume.insert("acpi/apic.aml", kernel::madt(&[0], &[]));
+    volume.insert("acpi/mcfg.aml", mcfg());
+    volume.insert("acpi/dmar.aml", dmar());
+    volume.seal();
+    let machine = Machine {
+        memory_mib: 512,
+        iommu,
+        devices: vec![Device::Siov(context.siov(BedKind::Bochs)?.into())],
+        ..Machine::default()
+    };
+    let timeout = Duration::from_secs(120);
+    let trial = Trial { volume, machine, expect: None, typed: Vec::new(), timeout };
+    let outcome = context.trial(BedKind::Bochs, trial)?.require(&Verdict::Exited(0))?;
+    judge(&outcome).map_err(|why| format!("{why}: {}", outcome.describe()))
+}
+
+/// The guest is content, Kerf has told what was blocked and whose it was, and the models say at the end that nothing was done
+/// wrong, and that all of it went through the unit.
+fn judge(outcome: &Outcome) -> Result<(), String> {
+    let console = outcome.console_text();
+    guests::judge(GUEST, &console)?;
+    for blocked in [
+        "read of 0x10000000",
+        "write to 0x10000000",
+        "write to 0x1234567000",
+        "interrupt entry 0x0",
+        "read of 0xfee00000",
+    ] {
+        let told = format!("warning: {GUEST}: 0000:00:02.0 {blocked} blocked: ");
+        require(console.contains(&told), || format!("nothing is told of the {blocked}"))?;
+    }
+    let report =
+        " 0 violations; 12 requests, 7 blocked; 3 interrupts remapped, 0 as they were, 1 refused; ";
+    require(outcome.log.contains(report), || format!("the models do not say{report}"))
+}
+
+/// Configuration space of bus 0, where the plugin has it (PCI firmware specification 3.3, 4.1.2).
+fn mcfg() -> Vec<u8> {
+    let mut body = vec![0; 8];
+    body.extend(0xf000_0000_u64.to_le_bytes());
+    body.extend([0; 8]);
+    kernel::table(b"MCFG", &body)
+}
+
+/// A unit that is responsible for everything, where the plugin has it, and before the I/O APIC (VT-d 8.1, 8.3).
+fn dmar() -> Vec<u8> {
+    const INTERRUPTS: u8 = 1;
+    let mut body = vec![38, INTERRUPTS];
+    body.extend([0; 10]);
+    body.extend([0, 0, 24, 0, 1, 0, 0, 0]);
+    body.extend(0xfed9_0000_u64.to_le_bytes());
+    body.extend([3, 8, 0, 0, 0, 0xff, 0, 0]);
+    kernel::table(b"DMAR", &body)
 }

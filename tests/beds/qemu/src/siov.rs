@@ -64,12 +64,12 @@ pub(crate) fn dvsec(start: u16, at: u32) -> Option<u32> {
 }
 
 impl Upstream for Port {
-    fn read(&mut self, pasid: Pasid, iova: Iova, bytes: &mut [u8]) -> Result<(), Refused> {
-        Self::read(*self, Some(pasid), iova, bytes).map_err(|_| Refused)
+    fn read(&mut self, pasid: Option<Pasid>, iova: Iova, bytes: &mut [u8]) -> Result<(), Refused> {
+        Self::read(*self, pasid, iova, bytes).map_err(|_| Refused)
     }
 
-    fn write(&mut self, pasid: Pasid, iova: Iova, bytes: &[u8]) -> Result<(), Refused> {
-        Self::write(*self, Some(pasid), iova, bytes).map_err(|_| Refused)
+    fn write(&mut self, pasid: Option<Pasid>, iova: Iova, bytes: &[u8]) -> Result<(), Refused> {
+        Self::write(*self, pasid, iova, bytes).map_err(|_| Refused)
     }
 
     fn message(&mut self, address: u64, data: u32) {

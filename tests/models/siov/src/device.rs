@@ -2,7 +2,7 @@
 
 use hw::{PAGE_SIZE, Pasid, Width};
 
-use crate::interface::{Descriptor, Interface, Status};
+use crate::interface::{Descriptor, Interface, PASIDS, Status};
 use crate::{INTERFACES, SLOTS, Upstream, control};
 
 /// An interrupt slot.
@@ -27,31 +27,37 @@ impl Slot {
         }
     }
 
-    fn write(&mut self, word: u64, value: u32, upstream: &mut impl Upstream) {
+    fn write(&mut self, word: u64, value: u32, held: bool, upstream: &mut impl Upstream) {
         match word {
             0 => self.address = self.address >> 32 << 32 | u64::from(value),
             1 => self.address = u64::from(value) << 32 | u64::from(self.address as u32),
             2 => self.data = value,
             _ => {
-                let pending = self.control & control::PENDING;
-                self.control = value & Self::WRITABLE;
-                if pending != 0 {
-                    self.raise(upstream);
-                }
+                self.control = value & Self::WRITABLE | self.control & control::PENDING;
+                self.settle(held, upstream);
             }
         }
     }
 
     /// Whether the interface with this PASID may use it.
-    fn serves(&self, pasid: Pasid) -> bool {
-        self.control & control::CHECKED == 0 || self.control >> control::PASID_SHIFT == pasid.raw()
+    fn serves(&self, pasid: Option<Pasid>) -> bool {
+        let owner = self.control >> control::PASID_SHIFT;
+        self.control & control::CHECKED == 0 || pasid.is_some_and(|pasid| pasid.raw() == owner)
     }
 
-    fn raise(&mut self, upstream: &mut impl Upstream) {
-        if self.control & control::MASKED == 0 {
-            upstream.message(self.address, self.data);
-        } else {
+    fn raise(&mut self, held: bool, upstream: &mut impl Upstream) {
+        if held || self.control & control::MASKED != 0 {
             self.control |= control::PENDING;
+        } else {
+            self.control &= !control::PENDING;
+            upstream.message(self.address, self.data);
+        }
+    }
+
+    /// Sends what was held back, if it may now.
+    fn settle(&mut self, held: bool, upstream: &mut impl Upstream) {
+        if self.control & control::PENDING != 0 {
+            self.raise(held, upstream);
         }
     }
 }
@@ -86,12 +92,18 @@ impl Place {
 pub struct Device {
     interfaces: [Interface; INTERFACES],
     slots: [Slot; SLOTS],
+    /// All slots are held back.
+    held: bool,
 }
 
 impl Default for Device {
     /// As after reset.
     fn default() -> Self {
-        Self { interfaces: [Interface::default(); INTERFACES], slots: [Slot::RESET; SLOTS] }
+        Self {
+            interfaces: [Interface::default(); INTERFACES],
+            slots: [Slot::RESET; SLOTS],
+            held: false,
+        }
     }
 }
 
@@ -117,6 +129,12 @@ impl Device {
         }
     }
 
+    /// Holds all interrupts back, or lets them go: what masks a whole function.
+    pub fn hold(&mut self, held: bool, upstream: &mut impl Upstream) {
+        self.held = held;
+        self.slots.iter_mut().for_each(|slot| slot.settle(held, upstream));
+    }
+
     fn word(&self, offset: u64) -> u32 {
         match Place::of(offset & !3) {
             Place::Interface(index, within) => self.interfaces[index].read(within),
@@ -124,6 +142,10 @@ impl Device {
             Place::Slot(index, word) => self.slots[index].read(word),
             Place::Other(control::SIGNATURE) => control::SIGNATURE_VALUE,
             Place::Other(control::COUNTS) => (SLOTS << 16 | INTERFACES) as u32,
+            Place::Other(control::PENDING_BITS) => {
+                let pending = self.slots.iter().map(|slot| slot.control & control::PENDING != 0);
+                pending.enumerate().map(|(slot, pending)| u32::from(pending) << slot).sum()
+            }
             Place::Other(_) => 0,
         }
     }
@@ -136,19 +158,17 @@ impl Device {
                 }
             }
             Place::Pasid(index) => {
-                self.interfaces[index].pasid = value & (control::PASID_VALID | 0xf_ffff);
+                let flags = control::PASID_VALID | control::UNTAGGED;
+                self.interfaces[index].pasid = value & (flags | PASIDS);
             }
-            Place::Slot(index, word) => self.slots[index].write(word, value, upstream),
+            Place::Slot(index, word) => self.slots[index].write(word, value, self.held, upstream),
             Place::Other(_) => {}
         }
     }
 
     fn submit(&mut self, index: usize, descriptor: Descriptor, upstream: &mut impl Upstream) {
         let interface = &mut self.interfaces[index];
-        let register = interface.pasid;
-        let pasid = Pasid::try_new(register & !control::PASID_VALID)
-            .filter(|_| register & control::PASID_VALID != 0)
-            .ok_or(Status::Disabled);
+        let pasid = interface.sender().ok_or(Status::Disabled);
         let slot = descriptor.slot();
         let slot = slot.map(|index| self.slots.get_mut(index)).map(|slot| {
             slot.filter(|slot| pasid.is_ok_and(|pasid| slot.serves(pasid)))
@@ -157,7 +177,7 @@ impl Device {
         let refused = slot.as_ref().and_then(|slot| slot.as_ref().err().copied());
         interface.run(descriptor, pasid.and_then(|pasid| refused.map_or(Ok(pasid), Err)), upstream);
         if let (Ok(_), Some(Ok(slot))) = (pasid, slot) {
-            slot.raise(upstream);
+            slot.raise(self.held, upstream);
         }
     }
 }

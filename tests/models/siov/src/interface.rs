@@ -2,7 +2,7 @@
 
 use hw::{Iova, PAGE_SIZE, Pasid};
 
-use crate::{DESCRIPTOR_BYTES, MOST_BYTES, Upstream, flag, operation, page};
+use crate::{DESCRIPTOR_BYTES, MOST_BYTES, Upstream, control, flag, operation, page};
 
 /// How a descriptor ended.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -60,7 +60,7 @@ impl Descriptor {
         (word & flag::INTERRUPT != 0).then_some((word >> 16) as usize & 0xffff)
     }
 
-    fn carry_out(&self, pasid: Pasid, upstream: &mut impl Upstream) -> Completion {
+    fn carry_out(&self, pasid: Option<Pasid>, upstream: &mut impl Upstream) -> Completion {
         let (head, second, third) = (self.word(0), self.word(2), self.word(3));
         let bytes = (head >> 32) as u32;
         if bytes == 0 || bytes > MOST_BYTES {
@@ -102,6 +102,9 @@ impl Descriptor {
     }
 }
 
+/// The PASID in its register.
+pub(crate) const PASIDS: u32 = (1 << Pasid::BITS) - 1;
+
 /// An interface.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Interface {
@@ -113,6 +116,15 @@ pub(crate) struct Interface {
 }
 
 impl Interface {
+    /// As whom it sends: under a PASID or without one; `None` where it may not at all.
+    pub(crate) fn sender(&self) -> Option<Option<Pasid>> {
+        if self.pasid & control::UNTAGGED != 0 {
+            return Some(None);
+        }
+        let valid = self.pasid & control::PASID_VALID != 0;
+        valid.then(|| Pasid::try_new(self.pasid & PASIDS))
+    }
+
     /// Four bytes of its page.
     pub(crate) fn read(&self, offset: u64) -> u32 {
         let [status, fault] = self.completion.words();
@@ -136,7 +148,7 @@ impl Interface {
     pub(crate) fn run(
         &mut self,
         descriptor: Descriptor,
-        pasid: Result<Pasid, Status>,
+        pasid: Result<Option<Pasid>, Status>,
         upstream: &mut impl Upstream,
     ) {
         self.count = self.count.wrapping_add(1);

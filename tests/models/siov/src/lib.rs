@@ -74,6 +74,9 @@ pub mod control {
     pub const COUNTS: u64 = 4;
     /// In an interface's PASID register: its requests are let out. Without it no descriptor is carried out.
     pub const PASID_VALID: u32 = 1 << 31;
+    /// In an interface's PASID register: its requests are let out as the function's own, without a PASID. So they are where
+    /// one guest has the whole function.
+    pub const UNTAGGED: u32 = 1 << 30;
     /// In a slot's control register: messages are held back.
     pub const MASKED: u32 = 1 << 0;
     /// In a slot's control register, read-only: one is being held back.
@@ -83,13 +86,17 @@ pub mod control {
     /// Where that PASID begins.
     pub const PASID_SHIFT: u32 = 12;
 
-    /// The PASID register of an interface: the PASID in 19:0, and [`PASID_VALID`].
+    /// Bits of the pending slots, as MSI-X has them. Read-only.
+    pub const PENDING_BITS: u64 = 0xc00;
+
+    /// The PASID register of an interface: the PASID in 19:0, and [`PASID_VALID`] or [`UNTAGGED`].
     #[must_use]
     pub const fn pasid(interface: usize) -> u64 {
         0x100 + 4 * interface as u64
     }
 
-    /// An interrupt slot: address (eight bytes), data, control. Masked after reset.
+    /// An interrupt slot: address (eight bytes), data, control. Masked after reset. They are laid out as an MSI-X table, so that
+    /// whoever knows no other interrupts takes them for one.
     #[must_use]
     pub const fn slot(slot: usize) -> u64 {
         0x800 + 16 * slot as u64
@@ -132,19 +139,19 @@ pub mod flag {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Refused;
 
-/// The way from the function to memory. Requests are the function's own, and stay within a page.
+/// The way from the function to memory. Requests are the function's own, with a PASID or without, and stay within a page.
 pub trait Upstream {
     /// Reads memory.
     ///
     /// # Errors
     /// The request was [`Refused`].
-    fn read(&mut self, pasid: Pasid, iova: Iova, bytes: &mut [u8]) -> Result<(), Refused>;
+    fn read(&mut self, pasid: Option<Pasid>, iova: Iova, bytes: &mut [u8]) -> Result<(), Refused>;
 
     /// Writes memory.
     ///
     /// # Errors
     /// The request was [`Refused`].
-    fn write(&mut self, pasid: Pasid, iova: Iova, bytes: &[u8]) -> Result<(), Refused>;
+    fn write(&mut self, pasid: Option<Pasid>, iova: Iova, bytes: &[u8]) -> Result<(), Refused>;
 
     /// Writes an interrupt message. It has no PASID.
     fn message(&mut self, address: u64, data: u32);

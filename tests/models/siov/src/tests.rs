@@ -9,6 +9,9 @@ use hw::{Iova, Pasid, Width};
 
 use crate::{DVSEC, Device, MOST_BYTES, Refused, Status, Upstream, control, flag, operation, page};
 
+/// Stands for no PASID.
+const NONE: u32 = u32::MAX;
+
 /// Bytes by PASID and address, those that are there; and the messages that came.
 #[derive(Default)]
 struct Memory {
@@ -28,18 +31,18 @@ impl Memory {
 }
 
 impl Upstream for Memory {
-    fn read(&mut self, pasid: Pasid, iova: Iova, bytes: &mut [u8]) -> Result<(), Refused> {
+    fn read(&mut self, pasid: Option<Pasid>, iova: Iova, bytes: &mut [u8]) -> Result<(), Refused> {
         assert!(iova.raw() % 0x1000 + bytes.len() as u64 <= 0x1000, "past the page");
         for (byte, at) in bytes.iter_mut().zip(iova.raw()..) {
-            *byte = *self.bytes.get(&(pasid.raw(), at)).ok_or(Refused)?;
+            *byte = *self.bytes.get(&(pasid.map_or(NONE, Pasid::raw), at)).ok_or(Refused)?;
         }
         Ok(())
     }
 
-    fn write(&mut self, pasid: Pasid, iova: Iova, bytes: &[u8]) -> Result<(), Refused> {
+    fn write(&mut self, pasid: Option<Pasid>, iova: Iova, bytes: &[u8]) -> Result<(), Refused> {
         assert!(iova.raw() % 0x1000 + bytes.len() as u64 <= 0x1000, "past the page");
         for (byte, at) in bytes.iter().zip(iova.raw()..) {
-            *self.bytes.get_mut(&(pasid.raw(), at)).ok_or(Refused)? = *byte;
+            *self.bytes.get_mut(&(pasid.map_or(NONE, Pasid::raw), at)).ok_or(Refused)? = *byte;
         }
         Ok(())
     }
@@ -146,6 +149,21 @@ fn slots_are_masked_and_keep_to_their_pasid() {
         Status::SlotRefused
     ));
     assert_eq!(memory.messages.len(), 2);
+}
+
+#[test]
+fn a_whole_function_sends_without_a_pasid_and_is_masked_as_one() {
+    let mut memory = Memory::with(NONE, 0x1000, &[0; 0x1000]);
+    let mut device = Device::default();
+    device.write(control::pasid(3), Width::W4, control::UNTAGGED.into(), &mut memory);
+    device.write(control::slot(1) + 12, Width::W4, 0, &mut memory);
+    device.hold(true, &mut memory);
+    let words = [operation::FILL | flag::INTERRUPT | 1 << 16 | 8 << 32, 0, 7, 0x1000];
+    assert!(is(submit(&mut device, 3, words, &mut memory), Status::Done));
+    assert_eq!(memory.at(NONE, 0x1000, 8), 7_u64.to_le_bytes());
+    assert_eq!((memory.messages.len(), device.read(control::PENDING_BITS, Width::W4)), (0, 0b10));
+    device.hold(false, &mut memory);
+    assert_eq!((memory.messages.len(), device.read(control::PENDING_BITS, Width::W4)), (1, 0));
 }
 
 #[test]

@@ -161,6 +161,19 @@ impl<M: DeviceMemory> Unit<M> {
         self.step_queue();
     }
 
+    /// Whether there is nothing left for it to do.
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        let queue = self.has(iommu_spec::registers::command::QIE) && !self.is_stopped();
+        self.command.is_none() && (!queue || self.head == self.tail)
+    }
+
+    /// Whether interrupt entries have destinations of 32 bits (EIME, 11.4.11).
+    #[must_use]
+    pub fn has_wide_destinations(&self) -> bool {
+        self.interrupts.eime()
+    }
+
     /// Messages that the unit has sent since this was asked last.
     pub fn messages(&mut self) -> Vec<Message> {
         std::mem::take(&mut self.messages)

@@ -47,11 +47,15 @@ impl<M: DeviceMemory> Unit<M> {
         (at + self.descriptor_bytes()) % self.ring_bytes()
     }
 
+    /// Whether it waits for its errors to be cleared.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.status.iqe() || self.status.ite()
+    }
+
     /// Takes what the queue holds next: a wait, or all that is to be invalidated up to the next wait. The latter goes in
     /// any order, so it goes in the worst: backwards, with the rivals filling caches in between.
     pub(super) fn step_queue(&mut self) {
-        let stopped = self.status.iqe() || self.status.ite();
-        if !self.has(command::QIE) || stopped || self.head == self.tail {
+        if !self.has(command::QIE) || self.is_stopped() || self.head == self.tail {
             return;
         }
         self.rest = self.rest.checked_sub(1).unwrap_or(self.pace);
