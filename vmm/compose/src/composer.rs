@@ -25,7 +25,7 @@ pub struct VdevId(pub u32);
 pub struct Composer {
     functions: Vec<(Function, Shared)>,
     vdevs: BTreeMap<VdevId, Arc<Mutex<Vdev>>>,
-    owners: BTreeMap<(Function, InterfaceId), VdevId>,
+    pub(crate) owners: BTreeMap<(Function, InterfaceId), VdevId>,
     agenda: Arc<Agenda>,
     next: u32,
 }

@@ -57,6 +57,8 @@ struct World {
     delivered: Vec<u8>,
     /// Of registers.
     accesses: u64,
+    /// What devices do not say of their queues.
+    hidden: u64,
 }
 
 #[derive(Debug, Default)]
@@ -204,6 +206,9 @@ impl Machine {
                 ..dsa_model::Function::default()
             };
             device.set_function(function, &mut world.memory);
+            let offset = regs::WQCAP.offset();
+            let value = device.read(offset, Width::W8) & !world.hidden;
+            device.inject(Injected::Lie { offset, value }, &mut world.memory);
             world.devices.insert(place, device);
         }
         let bar = |index, bytes| {
@@ -416,6 +421,22 @@ fn a_vdev_works_without_anything_coming_here_and_gives_all_back() {
     assert_eq!(left(&composer), before);
     assert!(machine.is_empty());
     assert_eq!(composer.destroy(guest.id, false), Err(Fault::Stale));
+    assert!(composer.owners.is_empty());
+}
+
+#[test]
+fn a_vdev_that_goes_takes_no_more_orders() {
+    let machine = Machine::default();
+    let mut composer = machine.composer();
+    let before = left(&composer);
+    let mut guest = Guest::new(&machine, &mut composer, &ONE);
+    assert_eq!(guest.command(code::DISABLE_QUEUE, 1).error(), error::NONE);
+    composer.destroy(guest.id, false).unwrap();
+    let [enable] = Register::default().with_code(code::ENABLE_QUEUE).0;
+    guest.endpoint.bar_write(0, regs::CMD.offset(), Width::W4, enable);
+    assert_eq!(settle(&machine, &mut composer), [(guest.id, Ok(()))]);
+    assert_eq!(left(&composer), before);
+    assert_eq!(guest.read(regs::CMDSTATUS.offset()), u64::MAX);
 }
 
 #[test]
@@ -605,6 +626,7 @@ fn a_queue_moves_to_another_function_and_goes_on() {
     assert_eq!(causes & cause::HANDLES_REVOKED, cause::HANDLES_REVOKED);
     settle(&machine, &mut composer);
     assert_eq!(left(&composer)[0], before[0], "the first function has all back");
+    assert_eq!(composer.owners.len(), 1);
     vdev.lock().set_policy(0, Policy::Fast).unwrap();
     machine.run();
     assert_eq!((machine.record(), machine.vectors()), (status::SUCCESS, alloc::vec![0x31]));
@@ -656,6 +678,24 @@ fn the_guests_reset_is_its_own() {
     machine.vectors();
     assert_eq!(guest.work(0), (status::SUCCESS, alloc::vec![0x31]));
     assert_eq!(other.work(0), (status::SUCCESS, alloc::vec![0x31]));
+}
+
+#[test]
+fn a_reset_voids_what_was_ordered_before_it() {
+    let machine = Machine::default();
+    // Queues do not tell how full they are: the device's own commands have to wait for them.
+    machine.world().hidden = 1 << 52;
+    let mut composer = machine.composer();
+    let mut guest = Guest::new(&machine, &mut composer, &ONE);
+    assert!(guest.submit(0));
+    let [drain] = Register::default().with_code(code::DRAIN_ALL).0;
+    guest.endpoint.bar_write(0, regs::CMD.offset(), Width::W4, drain);
+    guest.endpoint.reset();
+    guest.enable(&ONE);
+    settle(&machine, &mut composer);
+    machine.record();
+    machine.vectors();
+    assert_eq!(guest.work(0), (status::SUCCESS, alloc::vec![0x31]));
 }
 
 #[test]

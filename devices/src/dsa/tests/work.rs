@@ -43,6 +43,9 @@ fn the_functions_own_interrupts_are_nobodys() {
     assert!(taken.rig.submit(&taken.interface(id).pages[0], descriptor));
     taken.rig.run();
     assert_eq!(taken.rig.record(1).status(), status::INTERRUPT_HANDLE);
+    let permissions = taken.rig.capabilities().unwrap().tables.permissions;
+    let ignored = |entry: u64| taken.rig.load(permissions + 8 * entry, Width::W4) & 1 << 2 != 0;
+    assert!((0..9).all(ignored), "nor would they be without PASIDs");
 }
 
 #[test]
