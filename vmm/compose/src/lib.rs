@@ -34,4 +34,4 @@ pub use composer::{Composer, VdevId};
 pub use endpoint::VdevEndpoint;
 pub use host::{Host, NoWay, Wire, WireId};
 pub use request::{Placement, Refusal, Request};
-pub use vdev::{Policy, Vdev};
+pub use vdev::{Counters, Policy, Vdev};

@@ -411,9 +411,11 @@ fn a_vdev_works_without_anything_coming_here_and_gives_all_back() {
     let mut composer = machine.composer();
     let before = left(&composer);
     let guest = Guest::new(&machine, &mut composer, &ONE);
-    let counters = composer.vdev(guest.id).unwrap().lock().counters();
+    let counters = composer.vdev(guest.id).unwrap().lock().counters().clone();
+    assert_eq!(counters.registers["CMD"], [0, 3]);
+    assert_eq!(counters.registers["WQCFG"], [0, 2]);
     assert_eq!(guest.work(0), (status::SUCCESS, alloc::vec![0x31]));
-    assert_eq!(composer.vdev(guest.id).unwrap().lock().counters(), counters);
+    assert_eq!(*composer.vdev(guest.id).unwrap().lock().counters(), counters);
     assert_ne!(left(&composer), before);
     composer.destroy(guest.id, false).unwrap();
     assert!(!guest.submit(0));

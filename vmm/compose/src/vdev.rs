@@ -1,7 +1,7 @@
 //! [`Vdev`]: a virtual DSA. Its registers are emulated ([`VirtualRegisters`]), their effects carried out on its interfaces;
 //! its portals are mapped as long as their [`Policy`] says so.
 
-use alloc::collections::BTreeSet;
+use alloc::collections::{BTreeMap, BTreeSet};
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 
@@ -33,12 +33,12 @@ pub enum Policy {
 }
 
 /// What came here of a guest's accesses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Counters {
-    /// Reads of registers.
-    pub reads: u64,
-    /// Writes of registers.
-    pub writes: u64,
+    /// Reads and writes of registers, by their names.
+    pub registers: BTreeMap<&'static str, [u64; 2]>,
+    /// Accesses to portals but for lines, which do nothing.
+    pub portals: u64,
     /// Lines to portals.
     pub lines: u64,
     /// Lines that were lost.
@@ -132,8 +132,8 @@ impl Vdev {
 
     /// What came here of the guest's accesses.
     #[must_use]
-    pub const fn counters(&self) -> Counters {
-        self.counters
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
     }
 
     /// Whether something is under way: [`Self::poll`] is to be called again.
@@ -348,8 +348,17 @@ impl Vdev {
         part.is_some_and(|(part, slot)| part.is_pending(slot))
     }
 
+    fn count(&mut self, bar: u8, offset: u64, kind: usize) {
+        if usize::from(bar) != REGISTERS_BAR {
+            self.counters.portals += 1;
+            return;
+        }
+        let counts = self.counters.registers.entry(self.regs.name(offset)).or_default();
+        counts.iter_mut().skip(kind).take(1).for_each(|count| *count += 1);
+    }
+
     pub(crate) fn read(&mut self, bar: u8, offset: u64, width: Width) -> u64 {
-        self.counters.reads += 1;
+        self.count(bar, offset, 0);
         match usize::from(bar) {
             REGISTERS_BAR if self.parts.is_empty() => width.mask(),
             REGISTERS_BAR => {
@@ -363,7 +372,7 @@ impl Vdev {
     }
 
     pub(crate) fn write(&mut self, bar: u8, offset: u64, width: Width, value: u64) {
-        self.counters.writes += 1;
+        self.count(bar, offset, 1);
         if usize::from(bar) == REGISTERS_BAR && !self.parts.is_empty() {
             let effect = self.regs.write(offset, width, value);
             self.follow(effect);

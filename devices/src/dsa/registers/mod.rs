@@ -184,6 +184,42 @@ impl VirtualRegisters {
         entry.handle.map(|_| (entry.queue, entry.slot))
     }
 
+    /// The register at an offset, or the table, as the specification calls it.
+    #[must_use]
+    pub fn name(&self, offset: u64) -> &'static str {
+        const OPCAP_END: u64 = regs::OPCAP.offset() + 8 * OPCAP_WORDS;
+        const SWERROR_END: u64 = regs::SWERROR.offset() + 32;
+        match self.tables.place(offset & !7) {
+            Some(Place::Group(..)) => return "GRPCFG",
+            Some(Place::Queue(..)) => return "WQCFG",
+            Some(Place::Permission(_)) => return "MSIXPERM",
+            None => {}
+        }
+        let fixed = [
+            (regs::VERSION.offset(), "VERSION"),
+            (regs::GENCAP.offset(), "GENCAP"),
+            (regs::WQCAP.offset(), "WQCAP"),
+            (regs::GRPCAP.offset(), "GRPCAP"),
+            (regs::ENGCAP.offset(), "ENGCAP"),
+            (regs::GENCFG.offset(), "GENCFG"),
+            (regs::GENCTRL.offset(), "GENCTRL"),
+            (regs::GENSTS.offset(), "GENSTS"),
+            (regs::INTCAUSE.offset(), "INTCAUSE"),
+            (regs::CMD.offset(), "CMD"),
+            (regs::CMDSTATUS.offset(), "CMDSTATUS"),
+            (regs::CMDCAP.offset(), "CMDCAP"),
+        ];
+        let found = fixed.iter().find(|(at, _)| *at == offset & !7).map(|(_, name)| *name);
+        found.unwrap_or(match offset {
+            _ if (regs::OPCAP.offset()..OPCAP_END).contains(&offset) => "OPCAP",
+            _ if (regs::OFFSETS.offset()..regs::OFFSETS.offset() + 16).contains(&offset) => {
+                "OFFSETS"
+            }
+            _ if (regs::SWERROR.offset()..SWERROR_END).contains(&offset) => "SWERROR",
+            _ => "-",
+        })
+    }
+
     /// Reads; all zeros where there is nothing, and where the access is not aligned.
     #[must_use]
     pub fn read(&self, offset: u64, width: Width) -> u64 {
