@@ -73,4 +73,8 @@ impl Endpoint for VdevEndpoint {
     fn reset(&mut self) {
         self.vdev.lock().reset();
     }
+
+    fn is_ready(&mut self) -> bool {
+        self.vdev.lock().is_ready()
+    }
 }

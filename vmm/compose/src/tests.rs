@@ -692,9 +692,12 @@ fn a_reset_voids_what_was_ordered_before_it() {
     assert!(guest.submit(0));
     let [drain] = Register::default().with_code(code::DRAIN_ALL).0;
     guest.endpoint.bar_write(0, regs::CMD.offset(), Width::W4, drain);
+    assert!(guest.endpoint.is_ready());
     guest.endpoint.reset();
+    assert!(!guest.endpoint.is_ready());
     guest.enable(&ONE);
     settle(&machine, &mut composer);
+    assert!(guest.endpoint.is_ready());
     machine.record();
     machine.vectors();
     assert_eq!(guest.work(0), (status::SUCCESS, alloc::vec![0x31]));

@@ -115,6 +115,7 @@ impl Vdev {
             misc_waits: false,
             portals: None,
             is_master: false,
+            is_resetting: false,
             counters: Counters::default(),
             leaving: None,
             drops: false,
@@ -166,6 +167,7 @@ impl Vdev {
             }
         }
         self.carry_out();
+        self.is_resetting &= self.is_busy();
         self.note();
     }
 
@@ -396,8 +398,17 @@ impl Vdev {
         self.counters.lost += u64::from(!took);
     }
 
+    /// Whether it is through with its reset.
+    pub(crate) fn is_ready(&mut self) -> bool {
+        if self.is_resetting {
+            self.poll();
+        }
+        !self.is_resetting
+    }
+
     /// As after a function-level reset.
     pub(crate) fn reset(&mut self) {
+        self.is_resetting = true;
         self.regs.reset();
         self.misc_waits = false;
         for part in &mut self.parts {
