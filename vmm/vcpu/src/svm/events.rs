@@ -2,7 +2,9 @@
 //! virtual interrupt by which the CPU says that the guest could take one.
 
 use x86_spec::cpu::Rflags;
-use x86_spec::svm::{Clean, EventWord, INTERRUPT_SHADOW, VirtualInterrupt};
+use x86_spec::svm::{
+    Clean, ControlArea, EventWord, INTERRUPT_SHADOW, Intercept3, VirtualInterrupt,
+};
 
 use super::SvmVcpu;
 use super::nmi::Nmis;
@@ -181,6 +183,39 @@ impl SvmVcpu {
         }
     }
 }
+
+/// Has the next VMRUN deliver an interrupt that the guest can take at once: as a virtual one (APM vol. 2, 15.21.4), unless
+/// that is needed for the window. QEMU 11.1 forgets that it has delivered an interrupt of EVENTINJ, and delivers it once more
+/// where it turns to another CPU before anything else happens.
+#[inline]
+pub(super) fn lend(control: &mut ControlArea, interrupt: EventWord) {
+    if control.virtual_interrupt & VirtualInterrupt::IRQ.bits() != 0 {
+        control.event_injection = interrupt.0;
+        return;
+    }
+    control.virtual_interrupt |= LENT.bits();
+    control.virtual_interrupt_vector = interrupt.vector().into();
+    control.intercept3 &= !Intercept3::VINTR.bits();
+    control.clean &= !(Clean::TPR | Clean::INTERCEPTS).bits();
+}
+
+/// After #VMEXIT, the virtual interrupt is the window's again; gives what the guest has not taken.
+#[inline]
+pub(super) fn take_back(control: &mut ControlArea) -> EventWord {
+    if control.intercept3 & Intercept3::VINTR.bits() != 0 {
+        return EventWord::NONE;
+    }
+    let waits = control.virtual_interrupt & VirtualInterrupt::IRQ.bits() != 0;
+    let vector = control.virtual_interrupt_vector as u8;
+    control.virtual_interrupt &= !LENT.bits();
+    control.intercept3 |= Intercept3::VINTR.bits();
+    control.clean &= !(Clean::TPR | Clean::INTERCEPTS).bits();
+    if waits { EventWord::new(EventWord::INTERRUPT, vector, None) } else { EventWord::NONE }
+}
+
+/// A virtual interrupt that nothing but RFLAGS.IF and a shadow holds off.
+const LENT: VirtualInterrupt =
+    VirtualInterrupt::IRQ.union(VirtualInterrupt::PRIORITY).union(VirtualInterrupt::IGNORE_TPR);
 
 /// Whether an event word is an NMI's.
 const fn is_nmi(event: u64) -> bool {

@@ -7,7 +7,7 @@ use x86_spec::svm::{
 };
 
 use super::vcpu::V_TPR;
-use super::{SvmVcpu, entry, exit, state};
+use super::{SvmVcpu, entry, events, exit, state};
 use crate::frame::{self, Handlers, Next, Pointer};
 use crate::{Answer, Code64, Exit, Gpr, HotExits, Partial, Whole};
 
@@ -24,7 +24,14 @@ pub(super) fn run(vcpu: &mut SvmVcpu) -> Exit {
 #[inline]
 pub(super) fn run_hot<H: HotExits>(vcpu: &mut SvmVcpu, hot: &mut H) -> Option<Exit> {
     match entry::run(vcpu.frame.pointer(), &mut Run { vcpu, hot }, &Run::HANDLERS) {
-        Answer::Leave => None,
+        Answer::Leave => {
+            let control = &mut vcpu.vmcb.control;
+            let lent = events::take_back(control);
+            if lent.is_valid() {
+                control.event_injection = lent.0;
+            }
+            None
+        }
         Answer::Pass | Answer::Again => Some(vcpu.finish()),
     }
 }
@@ -195,7 +202,10 @@ impl<const ALL: bool> Held<'_, '_, ALL> {
     fn advance_with(self, rip: u64, len: Option<u8>, event: EventWord) -> Answer {
         let Vmcb { control, save } = &mut *self.vcpu.vmcb;
         // What was in it has been delivered.
-        control.event_injection = event.0;
+        control.event_injection = EventWord::NONE.0;
+        if event.is_valid() {
+            events::lend(control, event);
+        }
         control.interrupt_shadow &= !INTERRUPT_SHADOW;
         save.rip = match len {
             // Only 64-bit code has its length found.

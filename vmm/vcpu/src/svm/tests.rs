@@ -9,7 +9,7 @@ use x86_spec::segment::{DescriptorTable, Segment};
 use x86_spec::svm::{EventWord, VirtualInterrupt, Vmcb, tlb_control};
 
 use super::features::Features;
-use super::{checks, fill_msr_permissions, state};
+use super::{checks, events, fill_msr_permissions, state};
 use crate::{
     Backend, EntryFailure, Event, Exit, Gpr, HostPage, HostPages, Registers, Speculation,
     Unsupported, Vcpu,
@@ -354,6 +354,32 @@ fn an_event_that_an_exit_cut_short_is_delivered_again() {
     assert_eq!(vcpu.vmcb.control.event_injection, fault);
     leave(&mut vcpu, 0x72, 0);
     assert!(vcpu.can_take_interrupt());
+}
+
+#[test]
+fn a_lent_interrupt_is_due_again_unless_it_was_taken() {
+    let interrupt = EventWord::new(EventWord::INTERRUPT, 0x41, None);
+    let mut vcpu = vcpu();
+    for (taken, cut_short) in [(false, 0), (true, 0), (true, interrupt.0), (false, interrupt.0)] {
+        vcpu.vmcb.control.event_injection = 0;
+        events::lend(&mut vcpu.vmcb.control, interrupt);
+        let control = &mut vcpu.vmcb.control;
+        assert_eq!((control.event_injection, control.virtual_interrupt_vector), (0, 0x41));
+        assert_eq!(control.virtual_interrupt & 0x1f_0100, 0x1f_0100);
+        assert_eq!(control.intercept3 & 1 << 4, 0, "no exit where the guest takes it");
+        if taken {
+            control.virtual_interrupt &= !0x100;
+        }
+        leave(&mut vcpu, 0x60, cut_short);
+        let control = &vcpu.vmcb.control;
+        let is_due = !taken || cut_short != 0;
+        assert_eq!(control.event_injection, if is_due { interrupt.0 } else { 0 });
+        assert_eq!(control.virtual_interrupt & 0x1f_0100, 0);
+        assert_ne!(control.intercept3 & 1 << 4, 0, "the window's again");
+    }
+    vcpu.want_interrupt_window(Some(5));
+    events::lend(&mut vcpu.vmcb.control, interrupt);
+    assert_eq!(vcpu.vmcb.control.event_injection, interrupt.0, "the window has the virtual one");
 }
 
 #[test]

@@ -9,7 +9,7 @@ use x86_spec::svm::{
 };
 
 use super::entry;
-use super::events::Waiting;
+use super::events::{self, Waiting};
 use super::exit::{self, ExitFields, Own};
 use super::features::Features;
 use super::insn::{self, Owned};
@@ -159,6 +159,12 @@ impl SvmVcpu {
         if !self.waiting.is_empty() {
             self.put_overtaken();
         }
+        let control = &mut self.vmcb.control;
+        let due = EventWord(control.event_injection);
+        if due.is_valid() && due.kind() == EventWord::INTERRUPT {
+            control.event_injection = EventWord::NONE.0;
+            events::lend(control, due);
+        }
         None
     }
 
@@ -198,8 +204,11 @@ impl SvmVcpu {
         control.clean = self.clean_after_exit;
         // What was in EVENTINJ has been delivered, or its delivery was cut short and is to be done again.
         control.event_injection = EventWord::NONE.0;
+        let lent = events::take_back(control);
         if EventWord(control.exit_int_info).is_valid() {
             control.event_injection = redelivery(EventWord(control.exit_int_info)).0;
+        } else if lent.is_valid() {
+            control.event_injection = lent.0;
         }
         if let Nmis::Stepping { iret, tf, step } = self.waiting.nmis
             && self.end_step(iret, tf, step)
