@@ -97,6 +97,11 @@ impl Context {
         once(&self.linux, || roots::linux(&self.cache))
     }
 
+    /// `lspci` for a guest: what goes where in its root, and where it lies.
+    pub(crate) fn lspci(&self) -> Result<Vec<(String, PathBuf)>, String> {
+        roots::lspci(&self.cache)
+    }
+
     /// The emulator of a bed.
     pub(crate) fn bed(&self, kind: BedKind) -> Result<&dyn Bed, String> {
         once(&self.beds[kind as usize], || bed::prepare(kind, &self.cache)).map(|bed| &**bed)

@@ -13,10 +13,11 @@ const INIT: &[u8] = include_bytes!("initrd/init.sh");
 const IDXD: &[u8] = include_bytes!("initrd/idxd.sh");
 
 /// Folders to make; the first five are where `init.sh` mounts file systems.
-const FOLDERS: [&str; 7] = ["dev", "proc", "sys", "tmp", "root", "bin", "etc"];
+const FOLDERS: [&str; 10] =
+    ["dev", "proc", "sys", "tmp", "root", "bin", "etc", "mnt", "lib", "lib64"];
 
 /// Names by which `init.sh` calls busybox before it may install the rest of them.
-const APPLETS: [&str; 31] = [
+const APPLETS: [&str; 33] = [
     "awk",
     "cat",
     "cttyhack",
@@ -31,6 +32,7 @@ const APPLETS: [&str; 31] = [
     "ip",
     "ls",
     "md5sum",
+    "mkdosfs",
     "mount",
     "nc",
     "nproc",
@@ -45,6 +47,7 @@ const APPLETS: [&str; 31] = [
     "taskset",
     "test",
     "tr",
+    "umount",
     "usleep",
     "wc",
     "xzcat",
@@ -61,7 +64,7 @@ pub(crate) const CHARACTER_DEVICE: u32 = 0o020_600;
 ///
 /// `busybox` must be a static x86-64 executable. A `nonce` becomes the file `/nonce`, whose SHA-256 the guest prints as
 /// `KERF-NONCE hash` once its checks have passed. Of the `modules`, compressed by xz, it loads those that it
-/// finds devices for, and checks these.
+/// finds devices for, and checks these. `programs` and their libraries go where their paths say.
 ///
 /// # Errors
 /// Names the file that cannot be read or is no such executable.
@@ -69,8 +72,9 @@ pub(crate) fn build(
     busybox: &Path,
     nonce: Option<&str>,
     modules: &[PathBuf],
+    programs: &[(String, PathBuf)],
 ) -> Result<Vec<u8>, String> {
-    with(INIT, busybox, nonce, modules)
+    with(INIT, busybox, nonce, modules, programs)
 }
 
 /// The archive of a Linux that shows its driver of Intel DSA, whose `modules` are that.
@@ -78,7 +82,7 @@ pub(crate) fn build(
 /// # Errors
 /// As for [`build`].
 pub(crate) fn of_idxd(busybox: &Path, modules: &[PathBuf]) -> Result<Vec<u8>, String> {
-    with(IDXD, busybox, None, modules)
+    with(IDXD, busybox, None, modules, &[])
 }
 
 fn with(
@@ -86,6 +90,7 @@ fn with(
     busybox: &Path,
     nonce: Option<&str>,
     modules: &[PathBuf],
+    programs: &[(String, PathBuf)],
 ) -> Result<Vec<u8>, String> {
     let read = |path: &Path| fs::read(path).map_err(|error| format!("{}: {error}", path.display()));
     let program = read(busybox)?;
@@ -116,6 +121,9 @@ fn with(
     for module in modules {
         let name = module.file_name().unwrap_or_default().to_string_lossy();
         archive.add(&format!("modules/{name}"), PLAIN, (0, 0), &read(module)?);
+    }
+    for (name, path) in programs {
+        archive.add(name, PROGRAM, (0, 0), &read(path)?);
     }
     Ok(archive.finish())
 }
@@ -235,7 +243,7 @@ mod tests {
 
     #[test]
     fn archive_holds_init_busybox_links_and_nonce() {
-        let archive = with_busybox(&elf(1), |path| build(path, Some("17"), &[]).unwrap());
+        let archive = with_busybox(&elf(1), |path| build(path, Some("17"), &[], &[]).unwrap());
         let checked = images::initrd::parse(&archive).unwrap();
         assert_eq!((checked.plain_archives, checked.compressed), (1, None));
         let entries = unpack(&archive);
@@ -249,8 +257,8 @@ mod tests {
     #[test]
     fn same_inputs_give_the_same_bytes_and_no_nonce_no_file() {
         with_busybox(&elf(1), |path| {
-            let archive = build(path, None, &[]).unwrap();
-            assert_eq!(archive, build(path, None, &[]).unwrap());
+            let archive = build(path, None, &[], &[]).unwrap();
+            assert_eq!(archive, build(path, None, &[], &[]).unwrap());
             assert!(!unpack(&archive).contains_key("nonce"));
         });
     }
@@ -258,11 +266,11 @@ mod tests {
     #[test]
     fn dynamic_or_damaged_busybox_is_refused_by_name() {
         for content in [elf(3), elf(1)[..64].to_vec(), b"#!/bin/sh".to_vec(), vec![]] {
-            let error = with_busybox(&content, |path| build(path, None, &[]).unwrap_err());
+            let error = with_busybox(&content, |path| build(path, None, &[], &[]).unwrap_err());
             assert!(error.contains("busybox: not a static"), "{error}");
         }
         assert!(
-            build(Path::new("/nonexistent/busybox"), None, &[])
+            build(Path::new("/nonexistent/busybox"), None, &[], &[])
                 .unwrap_err()
                 .contains("/nonexistent/busybox")
         );

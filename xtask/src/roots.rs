@@ -28,7 +28,7 @@ enum Take {
     Only { names: &'static [&'static str], members: &'static [&'static str] },
 }
 
-/// Raised when what is taken from the packages changes.
+/// Raised when packages are unpacked in another way.
 const RECIPE: u32 = 1;
 const UNPACK_LIMIT: Duration = Duration::from_secs(5 * 60);
 
@@ -81,8 +81,39 @@ const LINUX: Root = Root {
             "./lib/modules/*/drivers/net/net_failover.ko*",
             "./lib/modules/*/drivers/net/virtio_net.ko*",
             "./lib/modules/*/drivers/nvme/*",
+            "./lib/modules/*/fs/fat/*",
+            "./lib/modules/*/fs/nls/nls_ascii.ko*",
+            "./lib/modules/*/fs/nls/nls_cp437.ko*",
             "./lib/modules/*/net/core/failover.ko*",
             "./lib/modules/*/virt/lib/irqbypass*",
+        ],
+    },
+};
+
+const PCIUTILS: Root = Root {
+    name: "pciutils",
+    what: "lspci for the guest",
+    suite: "bookworm",
+    packages: &["pciutils"],
+    take: Take::Only {
+        names: &[
+            "pciutils", "libpci3", "libkmod2", "zlib1g", "libzstd1", "liblzma5", "libssl3",
+            "libudev1", "libc6",
+        ],
+        members: &[
+            "./usr/bin/lspci",
+            "./lib/x86_64-linux-gnu/ld-linux-x86-64.so.2",
+            "./lib/x86_64-linux-gnu/libc.so.6",
+            "./lib/x86_64-linux-gnu/libresolv.so.2",
+            "./lib/x86_64-linux-gnu/libkmod.so.2*",
+            "./lib/x86_64-linux-gnu/liblzma.so.5*",
+            "./lib/x86_64-linux-gnu/libudev.so.1*",
+            "./lib/x86_64-linux-gnu/libz.so.1*",
+            "./usr/lib/x86_64-linux-gnu/libcrypto.so.3",
+            "./usr/lib/x86_64-linux-gnu/libkmod.so.2*",
+            "./usr/lib/x86_64-linux-gnu/libpci.so.3*",
+            "./usr/lib/x86_64-linux-gnu/libudev.so.1*",
+            "./usr/lib/x86_64-linux-gnu/libzstd.so.1*",
         ],
     },
 };
@@ -97,7 +128,7 @@ const KVM_MODULES: [&str; 5] = [
 ];
 
 /// Drivers of devices that a guest can be given; its first program loads those that it needs.
-const DRIVERS: [&str; 10] = [
+const DRIVERS: [&str; 14] = [
     "drivers/nvme/common/nvme-auth",
     "drivers/nvme/host/nvme-core",
     "drivers/nvme/host/nvme",
@@ -108,6 +139,10 @@ const DRIVERS: [&str; 10] = [
     "drivers/net/net_failover",
     "drivers/net/virtio_net",
     "drivers/block/virtio_blk",
+    "fs/nls/nls_cp437",
+    "fs/nls/nls_ascii",
+    "fs/fat/fat",
+    "fs/fat/vfat",
 ];
 
 /// The driver of Intel DSA, in the order in which to load it.
@@ -195,6 +230,37 @@ pub(crate) fn idxd(cache: &Cache) -> Result<Vec<PathBuf>, String> {
     modules(&LINUX.fetch(cache)?, &IDXD)
 }
 
+/// `lspci` and what it is linked with: where each goes in a guest's root, and where it lies.
+pub(crate) fn lspci(cache: &Cache) -> Result<Vec<(String, PathBuf)>, String> {
+    const LOADER: &str = "ld-linux-x86-64.so.2";
+    const LIBRARIES: [&str; 9] = [
+        "c.so.6",
+        "resolv.so.2",
+        "pci.so.3",
+        "kmod.so.2",
+        "z.so.1",
+        "lzma.so.5",
+        "zstd.so.1",
+        "crypto.so.3",
+        "udev.so.1",
+    ];
+    let root = PCIUTILS.fetch(cache)?;
+    let find = |name: &str| {
+        let folders = ["lib/x86_64-linux-gnu", "usr/lib/x86_64-linux-gnu"].map(|at| root.join(at));
+        let path = folders.into_iter().map(|folder| folder.join(name)).find(|path| path.exists());
+        path.explain(|| format!("no {name} in {}", root.display()))
+    };
+    let mut files = vec![
+        ("bin/lspci".to_owned(), root.join("usr/bin/lspci")),
+        (format!("lib64/{LOADER}"), find(LOADER)?),
+    ];
+    for library in LIBRARIES.map(|name| format!("lib{name}")) {
+        let path = find(&library)?;
+        files.push((format!("lib/{library}"), path));
+    }
+    Ok(files)
+}
+
 fn kernel(root: &Path) -> Result<PathBuf, String> {
     let boot = root.join("boot");
     first_with_prefix(&boot, "vmlinuz-6.12")
@@ -244,7 +310,11 @@ impl Root {
     }
 
     fn recipe(&self) -> String {
-        format!("{} {} {RECIPE}", self.suite, self.packages.join(" "))
+        let members = match &self.take {
+            Take::All => String::new(),
+            Take::Only { members, .. } => format!(" {}", members.join(" ")),
+        };
+        format!("{} {} {RECIPE}{members}", self.suite, self.packages.join(" "))
     }
 
     fn make(&self, dir: &Path) -> Result<(), String> {

@@ -170,7 +170,7 @@ fn describe(context: &Context, guests: &Guests, has_devices: bool) -> Result<Des
     };
     let initrd = match &guests.initrd {
         Some(path) => read(path)?,
-        None => initrd::build(&linux()?.busybox, None, drivers)?,
+        None => initrd::build(&linux()?.busybox, None, drivers, &[])?,
     };
     Description::linux(&LinuxGuest {
         kernel,

@@ -196,8 +196,9 @@ check_functions() {
         read -r class <"$function/class"
         case $vendor:$class in
         *:0x010802)
-            load nvme-auth nvme-core nvme
-            check_disk nvme nvme0n1
+            load nvme-auth nvme-core nvme nls_cp437 nls_ascii fat vfat
+            check_files nvme nvme0n1
+            check_random
             check_spread nvme
             ;;
         0x1af4:0x010000)
@@ -236,6 +237,36 @@ check_disk() {
     fi
 }
 
+# Disk $2 gets a file system, whose one file the pattern becomes; unmounting leaves nothing of it in the page cache.
+check_files() {
+    disk=/dev/$2
+    if ! within 6000 test -b "$disk"; then
+        bad "$1" "no disk appears"
+        return
+    fi
+    want=$(pattern | sha256sum)
+    irqs=$(interrupts "PCI-MSI")
+    mkdosfs "$disk" && mount -t vfat "$disk" /mnt && pattern >/mnt/pattern && umount /mnt
+    mount -t vfat -o ro "$disk" /mnt && have=$(sha256sum </mnt/pattern) && umount /mnt
+    irqs=$(($(interrupts "PCI-MSI") - irqs))
+    if [ "$want" = "$have" ] && [ "$irqs" -ge 16 ]; then
+        ok "$1" "$bytes bytes in a file written and read back, $irqs interrupts, sum ${have%% *}"
+    else
+        bad "$1" "wrote sum $want, read $have, $irqs interrupts"
+    fi
+}
+
+# Blocks here and there on the disk, past the page cache: where they are, the tests know, too.
+check_random() {
+    count=0 seed=1
+    have=$(while [ "$count" -lt 64 ]; do
+        seed=$(((seed * 1103515245 + 12345) % 2147483648))
+        dd if="$disk" bs=4k count=1 skip=$((seed / 256 % (bytes / 4096))) iflag=direct
+        count=$((count + 1))
+    done | sha256sum)
+    ok random "64 blocks read, sum ${have%% *}"
+}
+
 # Interrupts that the queue of CPU $1 had there: its row's name ends in a number one higher.
 on_its_cpu() {
     awk -v row="nvme[0-9]+q$(($1 + 1))\$" -v column=$(($1 + 2)) '$NF ~ row { print $column }' /proc/interrupts
@@ -257,6 +288,16 @@ check_spread() {
     *few*) bad spread "$told" ;;
     *) ok spread "interrupts of 64 reads on each CPU:$told in all" ;;
     esac
+}
+
+# All that lspci can tell, line by line, where the archive has it.
+check_lspci() {
+    if ! lspci -vvn >/tmp/lspci; then
+        bad lspci "it failed"
+        return
+    fi
+    while read -r line; do say "lspci: $line"; done </tmp/lspci
+    ok lspci "$(wc -l </tmp/lspci) lines"
 }
 
 # The emulator's network: its gateway answers, and an address that the command line names gives back what it is sent.
@@ -306,6 +347,7 @@ check_serial
 check_memory
 check_acpi
 check_functions
+[ -e /bin/lspci ] && check_lspci
 
 if [ -n "$failed" ]; then
     say "KERF-GUEST-FAIL$failed"

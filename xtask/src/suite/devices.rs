@@ -5,11 +5,12 @@ mod harm;
 mod lives;
 mod peer;
 mod script;
+mod shown;
 mod small;
 mod tables;
 
 use std::fs::File;
-use std::io::Read as _;
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::path::Path;
 use std::time::Duration;
 
@@ -86,13 +87,13 @@ const VMS: [(&str, u32, &[&str], &[&str]); 2] = [
         "disk",
         2,
         &["class = 0x010802", "vendor = 0x1af4, device = 0x1041"],
-        &["nvme", "spread", "virtio-net"],
+        &["nvme", "random", "spread", "virtio-net", "lspci"],
     ),
     (
         "net",
         1,
         &["vendor = 0x8086, device = 0x10c9", "vendor = 0x1af4, device = 0x1042"],
-        &["igb", "virtio-blk"],
+        &["igb", "virtio-blk", "lspci"],
     ),
 ];
 
@@ -105,7 +106,7 @@ fn drive(context: &Context, iommu: Iommu, copies: usize, timeout: Duration) -> R
     let disk = |name: &str| {
         let path = scratch.path().join(name);
         let made =
-            File::create(&path).and_then(|file| file.set_len(pattern.len() as u64 + (8 << 20)));
+            File::create(&path).and_then(|file| file.set_len(pattern.len() as u64 + (16 << 20)));
         made.explain(|| path.display().to_string()).map(|()| path)
     };
     let (nvme, virtio) = (disk("nvme.img")?, disk("virtio.img")?);
@@ -121,7 +122,7 @@ fn drive(context: &Context, iommu: Iommu, copies: usize, timeout: Duration) -> R
             text += &format!("\n[[vm.device]]\n{}\n", device.replace(", ", "\n"));
         }
     }
-    let initrd = initrd::build(&linux.busybox, None, &linux.drivers)?;
+    let initrd = initrd::build(&linux.busybox, None, &linux.drivers, &context.lspci()?)?;
     let files = vec![("vmlinuz".to_owned(), read(&linux.kernel)?), ("initrd.img".into(), initrd)];
     let description = Description::new(text, files)?;
     let artefacts = context.artefacts()?;
@@ -140,14 +141,15 @@ fn drive(context: &Context, iommu: Iommu, copies: usize, timeout: Duration) -> R
     };
     let trial = Trial { volume, machine, expect: None, typed: Vec::new(), timeout };
     let outcome = context.trial(BedKind::Qemu, trial)?.require(&Verdict::PoweredOff)?;
-    judge(&outcome, &pattern)?;
-    for path in [nvme, virtio] {
-        let mut kept = Vec::new();
-        let length = pattern.len() as u64;
-        let file = File::open(&path).and_then(|file| file.take(length).read_to_end(&mut kept));
-        file.explain(|| path.display().to_string())?;
-        require(kept == pattern, || format!("{} is not as it was written", path.display()))?;
-    }
+    let blocks = random_blocks(&nvme, pattern.len()).explain(|| nvme.display().to_string())?;
+    judge(&outcome, &pattern, &blocks)?;
+    let file = File::open(&nvme).and_then(file_of).explain(|| nvme.display().to_string())?;
+    require(file == pattern, || "the file on the NVMe disk is not as it was written".into())?;
+    let mut kept = Vec::new();
+    let length = pattern.len() as u64;
+    let file = File::open(&virtio).and_then(|file| file.take(length).read_to_end(&mut kept));
+    file.explain(|| virtio.display().to_string())?;
+    require(kept == pattern, || "the virtio disk is not as it was written".into())?;
     let came = peer.sums();
     require(came == [sum(&pattern), sum(&pattern)], || format!("the peer received {came:?}"))?;
     println!("     {} bytes to and from each device", pattern.len());
@@ -159,22 +161,51 @@ fn pattern(busybox: &[u8], copies: usize) -> Vec<u8> {
     (0..copies).flat_map(|copy| [format!("{copy}\n").as_bytes(), busybox].concat()).collect()
 }
 
-/// Each guest says that it has read and received the pattern.
-fn judge(outcome: &Outcome, pattern: &[u8]) -> Result<(), String> {
+/// The one file of a disk's FAT.
+fn file_of(disk: File) -> io::Result<Vec<u8>> {
+    let volume = fatfs::FileSystem::new(disk, fatfs::FsOptions::new())?;
+    let mut bytes = Vec::new();
+    volume.root_dir().open_file("pattern")?.read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The blocks that `init.sh` reads here and there.
+fn random_blocks(disk: &Path, bytes: usize) -> io::Result<Vec<u8>> {
+    const BLOCK: usize = 4096;
+    let mut disk = File::open(disk)?;
+    let (mut seed, mut blocks) = (1_u64, vec![0; 64 * BLOCK]);
+    for block in blocks.chunks_mut(BLOCK) {
+        seed = (seed * 1_103_515_245 + 12345) % (1 << 31);
+        let at = seed / 256 % (bytes / BLOCK) as u64;
+        disk.seek(SeekFrom::Start(at * BLOCK as u64))?;
+        disk.read_exact(block)?;
+    }
+    Ok(blocks)
+}
+
+/// Each guest says that it has read and received the pattern, and tells of its functions what they are.
+fn judge(outcome: &Outcome, pattern: &[u8], blocks: &[u8]) -> Result<(), String> {
     let text = outcome.console_text();
-    let digest = sum(pattern);
+    let (digest, of_blocks) = (sum(pattern), sum(blocks));
     for (_, _, _, checks) in VMS {
         for check in checks {
             let line = Regex::new(&format!("KERF-CHECK {check} ok (.*)"))
                 .map_err(|error| error.to_string())?;
             let said =
                 line.captures(&text).explain(|| format!("no {check}: {}", outcome.describe()))?;
-            let is_right = *check == "spread" || said[1].contains(&digest);
-            require(is_right, || format!("{check} says {}, not {digest}", &said[1]))?;
+            let digest = match *check {
+                "spread" | "lspci" => "",
+                "random" => of_blocks.as_str(),
+                _ => digest.as_str(),
+            };
+            require(said[1].contains(digest), || {
+                format!("{check} says {}, not {digest}", &said[1])
+            })?;
         }
     }
     let well = text.matches("KERF-GUEST-OK").count();
-    require(well == VMS.len(), || outcome.describe())
+    require(well == VMS.len(), || outcome.describe())?;
+    shown::check(&text)
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, String> {

@@ -338,7 +338,7 @@ fn is_refused(context: &Context, bed: BedKind, case: &Case) -> Result<(), String
 
 /// A volume that would start: a small guest, with an initrd so that there is one to harm.
 fn sound(context: &Context) -> Result<Volume, String> {
-    let initrd = initrd::build(&context.linux()?.busybox, None, &[])?;
+    let initrd = initrd::build(&context.linux()?.busybox, None, &[], &[])?;
     let description = guests::describe(context, "hello", Some(initrd))?;
     let artefacts = context.artefacts()?;
     let read = |path: &Path| std::fs::read(path).explain(|| path.display().to_string());

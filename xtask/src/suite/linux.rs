@@ -59,7 +59,7 @@ fn boot(context: &Context, bed: BedKind, boot: Boot<'_>) -> Result<Outcome, Stri
     let linux = context.linux()?;
     let description = Description::linux(&LinuxGuest {
         kernel: linux.kernel.clone(),
-        initrd: Some(initrd::build(&linux.busybox, Some(boot.nonce), &[])?),
+        initrd: Some(initrd::build(&linux.busybox, Some(boot.nonce), &[], &[])?),
         cmdline: boot.cmdline.into(),
         memory: MEMORY.into(),
         devices: &[],

@@ -225,7 +225,7 @@ fn linuxes(
 ) -> Result<Description, String> {
     let linux = context.linux()?;
     let kernel = std::fs::read(&linux.kernel).explain(|| linux.kernel.display().to_string())?;
-    let disk = initrd::build(&linux.busybox, Some(nonce), &[])?;
+    let disk = initrd::build(&linux.busybox, Some(nonce), &[], &[])?;
     let mut text = format!("version = {}\n\n[hypervisor]\nshare-cpus = true\n", config::VERSION);
     for name in names {
         text += &format!(

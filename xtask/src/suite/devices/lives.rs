@@ -158,7 +158,7 @@ pub(super) fn linux(context: &Context) -> Result<(), String> {
     let scratch = context.cache.scratch()?;
     let linux = context.linux()?;
     require(!linux.drivers.is_empty(), || "a Linux of your own has no drivers here".into())?;
-    let initrd = initrd::build(&linux.busybox, None, &linux.drivers)?;
+    let initrd = initrd::build(&linux.busybox, None, &linux.drivers, &[])?;
     let vm = "\n[[vm]]\nname = \"goer\"\nmemory = \"256M\"\nkernel = \"vmlinuz\"\ninitrd = \"initrd.img\"\n\
               cmdline = \"console=ttyS0 kerf.poweroff kerf.copies=1\"\n\n[[vm.device]]\nclass = 0x010802\n";
     let files = vec![("vmlinuz".to_owned(), read(&linux.kernel)?), ("initrd.img".into(), initrd)];
