@@ -4,12 +4,13 @@
 use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
+use core::num::NonZeroU32;
 
 use config::{Idle, Withheld};
 use hw::{Gpa, Hpa, MsrFault};
 use paging::MapError;
 use spin::Mutex;
-use vcpu::{Backend, EnableError, IdlePolicy, Unsupported, VcpuInit};
+use vcpu::{Backend, EnableError, IdlePolicy, TscRatio, Unsupported, VcpuInit};
 use vmm::Core;
 use vmm::loader::{self, Failure, GuestLayout};
 use vmm::platform::cpuid::{CpuidOptions, CpuidTable};
@@ -55,6 +56,8 @@ pub(crate) enum StartError {
     Ram(GuestRamError),
     /// No frame was left for second-stage tables.
     Tables(MapError),
+    /// A time-stamp counter of this many kHz cannot be made of the CPU's, whose Hz follow.
+    TscFrequency(u32, u64),
     /// Its functions cannot be given to it.
     Assign(AssignError),
     /// The kernel or what belongs to it cannot be loaded.
@@ -108,6 +111,11 @@ impl fmt::Display for StartError {
                 2 * found
             ),
             Self::Tables(why) => write!(f, "its page tables cannot be made: {why:x?}"),
+            Self::TscFrequency(khz, hz) => write!(
+                f,
+                "vm.cpuid.tsc-khz: the CPU cannot scale its time-stamp counter of {} kHz to {khz} kHz; leave the key out",
+                hz / 1000
+            ),
             Self::Assign(why) => write!(f, "{why}"),
             Self::Load(why) => write!(f, "vm.{}: {why}", why.key),
         }
@@ -147,7 +155,7 @@ impl Life {
         let endpoints = assign::assign(vm, &memory, &stages)?;
         let file = |name: &str| world.files.iter().find(|file| file.name == name);
         let bytes = |name: &str| file(name).map(|file| file.bytes);
-        let tsc_khz = u32::try_from(world.tsc_hz / 1000).unwrap_or(u32::MAX).max(1);
+        let (tsc_khz, tsc_ratio) = time(world, config.cpuid.tsc_khz)?;
         let cpuid = CpuidTable::new(
             &CpuId,
             &CpuidOptions {
@@ -166,10 +174,11 @@ impl Life {
             .map_err(AssignError::Plan)?;
         let registers = loader::load(config, &layout, &pci, &*memory, bytes)?;
         // The guest's counter starts from zero.
-        let tsc_offset = platform::rdtsc().wrapping_neg();
+        let tsc_offset = tsc_ratio.scale(platform::rdtsc()).wrapping_neg();
         let start = VcpuInit {
             second_stage: roots.first().copied().unwrap_or_default(),
             address_space: address_space(vm),
+            tsc_ratio,
             tsc_offset,
             xcr0_allowed: cpuid.xcr0_allowed(),
             idle: IdlePolicy::Exit,
@@ -203,6 +212,17 @@ impl Life {
         };
         VcpuInit { idle, ..self.start.clone() }
     }
+}
+
+/// The frequency of a guest's time-stamp counter, and what that is to the host's.
+fn time(world: &World, wanted: Option<NonZeroU32>) -> Result<(u32, TscRatio), StartError> {
+    let Some(khz) = wanted.map(NonZeroU32::get) else {
+        let own = u32::try_from(world.tsc_hz / 1000).unwrap_or(u32::MAX).max(1);
+        return Ok((own, TscRatio::ONE));
+    };
+    let ratio = TscRatio::new(khz, world.tsc_hz);
+    let ratio = ratio.filter(|&ratio| world.offers.tsc_scaling || ratio == TscRatio::ONE);
+    Ok((khz, ratio.ok_or(StartError::TscFrequency(khz, world.tsc_hz))?))
 }
 
 /// The number that tags its translations; 0 is the host's.

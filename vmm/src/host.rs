@@ -40,7 +40,7 @@ pub struct NoMemory(pub Gpa);
 
 /// The machine around the guest.
 pub trait Host {
-    /// The host's time-stamp counter. The guest's is this plus the machine's offset.
+    /// The host's time-stamp counter, at the frequency of the guest's. The guest's is this plus the machine's offset.
     fn tsc(&self) -> u64;
     /// Seconds since 1970.
     fn unix_time(&self) -> u64;

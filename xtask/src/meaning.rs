@@ -253,6 +253,7 @@ fn about_initrd(name: &str, bytes: &[u8]) -> String {
 
 fn about_cpuid(cpuid: &Cpuid) -> Vec<String> {
     let bits = cpuid.physical_bits.map(|bits| format!("physical addresses of {bits} bits at most"));
+    let khz = cpuid.tsc_khz.map(|khz| format!("a time-stamp counter of {khz} kHz"));
     let masks = cpuid.mask.iter().map(|mask| {
         let subleaf = mask.subleaf.map_or(String::new(), |subleaf| format!(".{subleaf}"));
         let registers =
@@ -261,7 +262,7 @@ fn about_cpuid(cpuid: &Cpuid) -> Vec<String> {
         let hidden = words(hidden.map(|(name, stays)| format!("{name} {:#010x}", !stays)));
         format!("leaf {:#x}{subleaf} without {hidden}", mask.leaf)
     });
-    bits.into_iter().chain(masks).collect()
+    bits.into_iter().chain(khz).chain(masks).collect()
 }
 
 fn packer(format: Format) -> &'static str {

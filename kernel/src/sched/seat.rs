@@ -3,7 +3,7 @@
 use alloc::sync::Arc;
 
 use hw::{Gpa, PAGE_SIZE};
-use vcpu::{Backend, Code64, EnableError, SecondStageFault, Vcpu, VcpuState};
+use vcpu::{Backend, Code64, EnableError, SecondStageFault, TscRatio, Vcpu, VcpuState};
 use vmm::{Backing, GuestMemory, Host, NoMemory, Outcome};
 
 use super::World;
@@ -231,11 +231,12 @@ pub(super) struct Around {
     pub(super) vm: &'static Vm,
     /// What its view does not show.
     pub(super) hidden: Option<Gpa>,
+    pub(super) tsc_ratio: TscRatio,
 }
 
 impl Host for Around {
     fn tsc(&self) -> u64 {
-        rdtsc()
+        self.tsc_ratio.scale(rdtsc())
     }
 
     fn unix_time(&self) -> u64 {

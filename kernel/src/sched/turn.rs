@@ -45,7 +45,9 @@ pub(super) fn run<B: Backend>(
     let vm = &life.vm;
     let hidden = |view| if view == 0 { None } else { life.hidden };
     let mut memory = View::new(&life.memory, hidden(seat.view));
-    let mut host = Around { world, vm: seat.vm, hidden: hidden(seat.view) };
+    let tsc_ratio = life.start.tsc_ratio;
+    let mut host = Around { world, vm: seat.vm, hidden: hidden(seat.view), tsc_ratio };
+    let unscaled = |at: Option<u64>| at.map(|at| tsc_ratio.unscale(at));
     seat.wait = Wait::Ready;
     desk.set_current(Some((seat.vm.index, seat.index)));
     let left = loop {
@@ -57,11 +59,12 @@ pub(super) fn run<B: Backend>(
         }
         match core.prepare_entry(vm, vcpu, &mut host) {
             Ready::Run { deadline } => {
-                if let Some(at) = earlier(deadline, limit) {
+                if let Some(at) = earlier(unscaled(deadline), limit) {
                     timer.arm(at);
                 }
             }
             Ready::Wait { deadline } => {
+                let deadline = unscaled(deadline);
                 if !is_alone {
                     seat.wait = Wait::Until(deadline);
                     break Left::Turn;

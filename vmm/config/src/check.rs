@@ -327,7 +327,7 @@ fn cmdline_problem(line: &str) -> Option<Problem> {
 
 /// The schema's key that is at most two edits away.
 fn nearest_key(key: &str) -> Option<&'static str> {
-    const KEYS: [&str; 46] = [
+    const KEYS: [&str; 47] = [
         "version",
         "hypervisor",
         "vm",
@@ -363,6 +363,7 @@ fn nearest_key(key: &str) -> Option<&'static str> {
         "cpuid",
         "mask",
         "physical-bits",
+        "tsc-khz",
         "leaf",
         "subleaf",
         "eax",

@@ -318,6 +318,8 @@ pub struct Cpuid {
     pub mask: Vec<CpuidMask>,
     /// `physical-bits`: the width of guest-physical addresses, at most the CPU's own.
     pub physical_bits: Option<u8>,
+    /// `tsc-khz`: how fast its time-stamp counter runs, if not as the CPU's own.
+    pub tsc_khz: Option<core::num::NonZeroU32>,
 }
 
 /// An entry of `vm.cpuid.mask`: only bits that are 1 here stay in the leaf's registers.

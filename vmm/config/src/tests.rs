@@ -92,6 +92,7 @@ ports = \"fault\"
 mmio = \"stop\"
 [vm.cpuid]
 physical-bits = 36
+tsc-khz = 250000
 mask = [{ leaf = 7, subleaf = 0, ebx = 0xfffe_ffff }, { leaf = 1, ecx = 0 }]
 [vm.test]
 save-restore = true
@@ -119,7 +120,14 @@ views = true
     let first =
         CpuidMask { leaf: 7, subleaf: Some(0), eax: all, ebx: !0x1_0000, ecx: all, edx: all };
     let second = CpuidMask { leaf: 1, subleaf: None, eax: all, ebx: all, ecx: 0, edx: all };
-    assert_eq!(vm.cpuid, Cpuid { mask: vec![first, second], physical_bits: Some(36) });
+    assert_eq!(
+        vm.cpuid,
+        Cpuid {
+            mask: vec![first, second],
+            physical_bits: Some(36),
+            tsc_khz: 250_000.try_into().ok()
+        }
+    );
     assert!(vm.test.save_restore && vm.test.views);
 }
 

@@ -59,6 +59,8 @@ msrs! {
     X2APIC_LAST = 0x8ff;
     /// Supervisor XSAVE state mask.
     XSS = 0xda0;
+    /// What SVM multiplies a guest's time-stamp counter by.
+    TSC_RATIO = 0xc000_0104;
     /// Speculation control by a hypervisor's help.
     VIRT_SPEC_CTRL = 0xc001_011f;
     /// Extended features.

@@ -268,6 +268,8 @@ bitflags! {
         const SVML = 1 << 2;
         /// The VMCB gets the next RIP.
         const NRIPS = 1 << 3;
+        /// TSC_RATIO.
+        const TSC_RATE_MSR = 1 << 4;
         /// VMCB clean bits.
         const VMCB_CLEAN = 1 << 5;
         /// TLB_CONTROL can flush one ASID.

@@ -21,6 +21,7 @@ mod hot;
 mod registers;
 mod speculation;
 mod state;
+mod tsc;
 
 pub mod scripted;
 pub mod svm;
@@ -32,6 +33,7 @@ pub use hot::{Answer, HotExits, Partial, Whole};
 pub use registers::{Code64, CpuContext, Gpr, Registers};
 pub use speculation::Speculation;
 pub use state::{Events, STATE_MSRS, StateError, VcpuState};
+pub use tsc::TscRatio;
 
 use hw::{CpuidBus, Hpa, Hva, Msr, MsrBus, MsrFault, OutOfFrames};
 use paging::{DirtyFormat, PageSize};
@@ -209,7 +211,7 @@ pub trait Vcpu {
     /// Goes over to another second stage (a view) at `root`, and drops what the CPU has cached of the old one, and of the
     /// new one from before.
     fn set_second_stage(&mut self, root: Hpa);
-    /// Sets what is added to the host's time-stamp counter to give the guest's.
+    /// Sets what is added to the host's time-stamp counter, scaled, to give the guest's.
     fn set_tsc_offset(&mut self, offset: u64);
 
     /// The whole state, the time-stamp counter apart.
@@ -229,7 +231,9 @@ pub struct VcpuInit {
     pub second_stage: Hpa,
     /// Number that tags its translations; 1 and up, one for each VM (VPID, ASID).
     pub address_space: u16,
-    /// Added to the host's time-stamp counter to give the guest's.
+    /// How fast its time-stamp counter runs: as the host's, unless [`Offers::tsc_scaling`].
+    pub tsc_ratio: TscRatio,
+    /// Added to the host's time-stamp counter, scaled, to give the guest's.
     pub tsc_offset: u64,
     /// XCR0 bits the guest may set, 0 where it has no XSAVE.
     pub xcr0_allowed: u64,
@@ -248,6 +252,8 @@ pub struct Offers {
     pub largest_page: PageSize,
     /// A second stage's leaves tell that they were written to.
     pub dirty_bits: bool,
+    /// A time-stamp counter of another frequency than the host's.
+    pub tsc_scaling: bool,
     /// Registers that hold speculation back.
     pub speculation: Speculation,
 }

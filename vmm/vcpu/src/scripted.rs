@@ -49,7 +49,7 @@ impl Backend for Scripted {
 
     fn offers(&self) -> Offers {
         let (largest_page, speculation) = (PageSize::Size2M, Speculation::NONE);
-        Offers { pcid: true, largest_page, dirty_bits: false, speculation }
+        Offers { pcid: true, largest_page, dirty_bits: false, tsc_scaling: false, speculation }
     }
 }
 

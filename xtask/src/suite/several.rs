@@ -27,6 +27,7 @@ pub(super) fn steps() -> Vec<Step> {
             monitored(context, bed, 2)
         }))
         .chain(both("one VM of two that cannot start is told of", refused))
+        .chain(both("a time-stamp counter of another frequency", scaled))
         .chain(both("two linux guests at once", two_linux))
         .chain([
             on_bed(BedKind::Bochs, "linux with two virtual CPUs on one CPU", |context| {
@@ -286,6 +287,27 @@ fn judge_linux(console: &str, names: &[&str], vcpus: u32, nonce: &str) -> Result
         })?;
     }
     Ok(())
+}
+
+/// A guest's time-stamp counter runs two and a half times as fast as Bochs' own of 100 MHz; QEMU's CPU cannot scale it.
+fn scaled(context: &Context, bed: BedKind) -> Result<(), String> {
+    let path = context.guest("ticks")?;
+    let program = std::fs::read(path).explain(|| path.display().to_string())?;
+    let text = format!(
+        "version = {}\n\n[[vm]]\nname = \"ticks\"\nmemory = \"64M\"\nkernel = \"guest\"\ncmdline = \"clock\"\n\n[vm.cpuid]\ntsc-khz = 250000\n\n[vm.test]\nexit-port = true\n",
+        config::VERSION
+    );
+    let description = Description::new(text, vec![("guest".to_owned(), program)])?;
+    let outcome = trial(context, bed, &description, 1, Vec::new(), GUESTS_LIMIT)?;
+    let text = outcome.console_text();
+    let told = |why: String| format!("{why}: {}", outcome.describe());
+    if bed == BedKind::Qemu {
+        let refused = "ticks cannot start: vm.cpuid.tsc-khz: the CPU cannot scale";
+        return require(text.contains(refused), || told(format!("no {refused:?}")));
+    }
+    super::guests::judge("ticks", &text).map_err(told)?;
+    require(text.contains("PASS tsc-runs-as-told\r\ntsc: 250000 kHz"), || told("no clock".into()))?;
+    outcome.require(&Verdict::Exited(0)).map(|_| ())
 }
 
 /// At the end of each slice all of a virtual CPU goes to another one: the guest must not notice.

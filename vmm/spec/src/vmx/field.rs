@@ -153,6 +153,8 @@ pub mod control {
         EPT_POINTER: Field64 = 0x201a;
         /// XSAVES components that exit.
         XSS_EXITING_BITMAP: Field64 = 0x202c;
+        /// What the time-stamp counter is multiplied by; 48 bits are fraction.
+        TSC_MULTIPLIER: Field64 = 0x2032;
         /// Pin-based controls.
         PIN_BASED: Field32 = 0x4000;
         /// Primary processor-based controls.

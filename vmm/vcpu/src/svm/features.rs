@@ -19,7 +19,7 @@ pub(super) struct Features {
     /// Bits of a physical address.
     pub(super) physical_bits: u8,
     /// RDTSCP or RDPID: TSC_AUX exists.
-    tsc_aux: bool,
+    pub(super) tsc_aux: bool,
     pub(super) speculation: Speculation,
     /// What a guest may set in CR4.
     pub(super) cr4: u64,

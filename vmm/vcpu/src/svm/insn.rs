@@ -83,7 +83,7 @@ pub(super) fn vmsave(into: &mut Owned<Vmcb>) {
 /// WRMSR of a register that has been found to exist and whose value does not concern Kerf itself.
 pub(super) fn write_guest_msr(msr: Msr, value: u64) {
     // SAFETY: called for [`super::HELD`] alone, where the CPU has them, with bits that it has. They change what RDTSCP and RDPID
-    // return, and hold speculation back.
+    // return, and hold speculation back. Likewise TSC_RATIO, which is for guests alone.
     unsafe {
         asm!("wrmsr", in("ecx") msr.0, in("eax") value as u32, in("edx") (value >> 32) as u32,
             options(nomem, nostack, preserves_flags));

@@ -37,7 +37,7 @@ use paging::format::Npt;
 use x86_spec::cpu::Efer;
 use x86_spec::cpuid::{self, XsaveEax};
 use x86_spec::msr;
-use x86_spec::svm::{IOPM_BYTES, MSRPM_BYTES, msrpm_bit};
+use x86_spec::svm::{IOPM_BYTES, MSRPM_BYTES, SvmFeatures, msrpm_bit};
 
 use crate::barrier::Barrier;
 use crate::fpu::FpuSupport;
@@ -131,6 +131,7 @@ impl Backend for Svm {
             largest_page: self.features.largest_page,
             // Nested tables are the host's, which have always had them (APM vol. 2, 15.25.5).
             dirty_bits: true,
+            tsc_scaling: self.features.svm.contains(SvmFeatures::TSC_RATE_MSR),
             speculation: self.features.speculation,
         }
     }

@@ -112,6 +112,7 @@ fn vcpu_on(cpu: &Cpu) -> super::SvmVcpu {
     let init = crate::VcpuInit {
         second_stage: Hpa::new(0x7000),
         address_space: 1,
+        tsc_ratio: crate::TscRatio::ONE,
         tsc_offset: 0u64.wrapping_sub(5),
         xcr0_allowed: 0,
         idle: crate::IdlePolicy::Exit,

@@ -21,7 +21,7 @@ use crate::fpu::Fpu;
 use crate::frame::OwnFrame;
 use crate::{
     Code64, CpuContext, EntryFailure, Event, Exit, GeneralProtection, Gpr, HostPages, HotExits,
-    IdlePolicy, Registers, STATE_MSRS, StateError, Vcpu, VcpuInit, VcpuState,
+    IdlePolicy, Registers, STATE_MSRS, StateError, TscRatio, Vcpu, VcpuInit, VcpuState,
 };
 
 /// V_TPR as far as CR8 reaches.
@@ -44,6 +44,7 @@ pub struct SvmVcpu {
     /// DR0 to DR3 while not loaded.
     breakpoints: [u64; 4],
     held: [u64; HELD.len()],
+    tsc_ratio: TscRatio,
     /// CR4.MCE as the guest has set it.
     mce: u64,
     /// EFER.LME as the guest has set it, while the VMCB has it clear: [`state::hold_lme`].
@@ -75,6 +76,7 @@ impl SvmVcpu {
             address_space: init.address_space,
             breakpoints: [0; 4],
             held: [0; HELD.len()],
+            tsc_ratio: init.tsc_ratio,
             mce: 0,
             lme: 0,
             loaded: false,
@@ -174,14 +176,18 @@ impl SvmVcpu {
         Some((index, self.features.held()[index])).filter(|&(_, bits)| bits != 0)
     }
 
-    /// Held registers that are not 0 as the CPU has them between guests; TSC_AUX may be whatever the firmware left.
-    fn held_values(&self) -> impl Iterator<Item = (Msr, u64)> + use<> {
-        let bits = self.features.held();
-        let all = HELD.into_iter().zip(self.held).zip(bits).filter(|&(_, bits)| bits != 0);
-        all.map(|(held, _)| held).filter(|&(msr, value)| value != 0 || msr == msr::TSC_AUX)
+    /// Puts values into the held registers that are not 0 as the CPU has them between guests, and into TSC_AUX, which may be
+    /// whatever the firmware left.
+    fn hold_all(&mut self, values: [u64; HELD.len()]) {
+        for (index, msr) in HELD.into_iter().enumerate() {
+            if self.held[index] != 0 || msr == msr::TSC_AUX && self.features.tsc_aux {
+                self.hold(msr, values[index]);
+            }
+        }
     }
 
     /// Has the guest run with this value.
+    #[inline]
     fn hold(&mut self, msr: Msr, value: u64) {
         if msr == msr::SPEC_CTRL && self.features.svm.contains(SvmFeatures::SPEC_CTRL_VIRT) {
             self.vmcb.save.spec_ctrl = value;
@@ -491,8 +497,9 @@ impl Vcpu for SvmVcpu {
         insn::vmsave(&mut self.host);
         self.fpu.load();
         insn::write_breakpoints(self.breakpoints);
-        for (msr, value) in self.held_values() {
-            self.hold(msr, value);
+        self.hold_all(self.held);
+        if self.tsc_ratio != TscRatio::ONE {
+            insn::write_guest_msr(msr::TSC_RATIO, self.tsc_ratio.raw());
         }
         // Another virtual CPU may have used the ASID on this CPU, or this one's old entries have gone stale here.
         self.flush_translations();
@@ -506,8 +513,9 @@ impl Vcpu for SvmVcpu {
         self.loaded = false;
         self.breakpoints = insn::read_breakpoints();
         insn::write_breakpoints([0; 4]);
-        for (msr, _) in self.held_values() {
-            self.hold(msr, 0);
+        self.hold_all([0; HELD.len()]);
+        if self.tsc_ratio != TscRatio::ONE {
+            insn::write_guest_msr(msr::TSC_RATIO, TscRatio::ONE.raw());
         }
         self.fpu.unload();
     }

@@ -125,6 +125,7 @@ impl Backend for Vmx {
             pcid: self.controls.secondary.contains(Secondary::ENABLE_INVPCID),
             largest_page: if has(EptVpid::PAGES_1G) { PageSize::Size1G } else { PageSize::Size2M },
             dirty_bits: has(EptVpid::ACCESSED_DIRTY),
+            tsc_scaling: self.capabilities.secondary.may & Secondary::USE_TSC_SCALING.bits() != 0,
             speculation: self.speculation,
         }
     }

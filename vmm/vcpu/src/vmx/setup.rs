@@ -11,7 +11,7 @@ use super::capabilities::Capabilities;
 use super::control_registers::{self, CR0_HOST_OWNED, CR4_HOST_OWNED};
 use super::controls::Controls;
 use super::fields::{Fields, FieldsMut};
-use crate::{CpuContext, Gpr, Registers};
+use crate::{CpuContext, Gpr, Registers, TscRatio};
 
 /// Exceptions that exit. #MC is the host's. #DB and #AC go back to the guest at once: a guest that makes their delivery
 /// raise them again would otherwise keep the CPU in its microcode for ever, with no interrupt able to end it.
@@ -31,6 +31,7 @@ const TSS_LIMIT: u32 = 0x67;
 pub(super) struct Environment {
     pub(super) ept_pointer: u64,
     pub(super) address_space: u16,
+    pub(super) tsc_ratio: TscRatio,
     pub(super) tsc_offset: u64,
     pub(super) msr_bitmap: Hpa,
 }
@@ -83,6 +84,9 @@ pub(super) fn write_controls(
     vmcs.write(control::CR4_MASK, CR4_HOST_OWNED);
     vmcs.write(control::MSR_BITMAP, environment.msr_bitmap.raw());
     vmcs.write(control::TSC_OFFSET, environment.tsc_offset);
+    if controls.secondary.contains(bits::Secondary::USE_TSC_SCALING) {
+        vmcs.write(control::TSC_MULTIPLIER, environment.tsc_ratio.raw() << 16);
+    }
     vmcs.write(control::EPT_POINTER, environment.ept_pointer);
     if controls.pin_based.contains(bits::PinBased::PREEMPTION_TIMER) {
         vmcs.write(guest::PREEMPTION_TIMER, PREEMPTION_COUNT);

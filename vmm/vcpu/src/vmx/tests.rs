@@ -16,7 +16,7 @@ use super::controls::Controls;
 use super::fields::{Fields, FieldsMut, TestFields};
 use super::setup::{self, Environment, HostState};
 use super::{Vmx, checks};
-use crate::{Backend, Registers, Unsupported};
+use crate::{Backend, Registers, TscRatio, Unsupported};
 
 /// A CPU as its CPUID and MSRs describe it.
 #[derive(Clone)]
@@ -122,6 +122,7 @@ pub(super) fn filled(capabilities: &Capabilities, registers: &Registers) -> Test
     let environment = Environment {
         ept_pointer: ept_pointer(Hpa::new(0x20_0000), true),
         address_space: 1,
+        tsc_ratio: TscRatio::ONE,
         tsc_offset: 0,
         msr_bitmap: Hpa::new(0x30_0000),
     };

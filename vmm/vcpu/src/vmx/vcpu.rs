@@ -29,7 +29,8 @@ use crate::fpu::Fpu;
 use crate::frame::OwnFrame;
 use crate::{
     Code64, CpuContext, EnableError, EntryFailure, Event, Exit, Gpr, HostPages, HotExits,
-    IdlePolicy, Registers, STATE_MSRS, Speculation, StateError, Vcpu, VcpuInit, VcpuState,
+    IdlePolicy, Registers, STATE_MSRS, Speculation, StateError, TscRatio, Vcpu, VcpuInit,
+    VcpuState,
 };
 
 /// Registers of the guest that stay in the CPU across exits; Kerf itself uses none of them. They are switched when the
@@ -99,10 +100,13 @@ impl VmxVcpu {
         let msr_bitmap = pages.alloc_pages(1)?;
         insn::write_page(msr_bitmap.hva, |index| msr_bitmap::word(index, &backend.speculation));
         insn::vmclear(vmcs).map_err(|_| EnableError::Instruction("VMCLEAR"))?;
-        let controls = match init.idle {
+        let mut controls = match init.idle {
             IdlePolicy::Exit => backend.controls,
             IdlePolicy::InGuest => backend.controls.idle_in_guest(&backend.capabilities),
         };
+        if init.tsc_ratio != TscRatio::ONE {
+            controls.secondary |= Secondary::USE_TSC_SCALING;
+        }
         let mut vcpu = Self {
             frame: OwnFrame::new(),
             vmcs,
@@ -130,6 +134,7 @@ impl VmxVcpu {
         let environment = Environment {
             ept_pointer: vcpu.ept_pointer,
             address_space: init.address_space,
+            tsc_ratio: init.tsc_ratio,
             tsc_offset: init.tsc_offset,
             msr_bitmap: msr_bitmap.hpa,
         };
