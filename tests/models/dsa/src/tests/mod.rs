@@ -4,6 +4,7 @@ mod commands;
 mod descriptors;
 mod event_log;
 mod faults;
+mod hostile;
 mod interrupts;
 mod operations;
 mod registers;

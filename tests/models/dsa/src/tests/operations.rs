@@ -169,6 +169,16 @@ fn crcs_are_those_of_iscsi() {
 }
 
 #[test]
+fn crcs_are_of_whole_words() {
+    let mut rig = Rig::enabled(Version::V1_0);
+    rig.put(Some(PASID), MEMORY + 0x1000, &[1, 2, 3, 4, 5]);
+    let crc = told(op::CRC).with_source(MEMORY + 0x1000);
+    let [five, eight] = [5, 8].map(|bytes| rig.run(0, crc.with_size(bytes)).crc());
+    assert_eq!(five, eight);
+    assert_ne!(rig.run(0, crc.with_size(4)).crc(), eight);
+}
+
+#[test]
 fn batches_do_all_and_tell_how_many() {
     let mut rig = Rig::enabled(Version::V2_0);
     let data = pattern(64);
