@@ -14,6 +14,8 @@ pub enum Resource {
     Entries,
     /// Interrupt slots.
     Slots,
+    /// Namespaces of an NVMe device.
+    Namespaces,
 }
 
 /// Why a function does not give out an interface. It is as it was before.
@@ -55,6 +57,8 @@ pub enum Fault {
     State,
     /// Interfaces of this kind have nothing like it, or not this value.
     Unsupported,
+    /// It has too little of this for what the interface is set to.
+    Lacks(Resource),
     /// It did not answer in time.
     Timeout,
     /// It has halted.

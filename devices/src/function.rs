@@ -8,6 +8,7 @@ use hw::{Function, Iova, Pasid};
 use crate::dsa;
 use crate::error::{CarveError, Fault};
 use crate::interface::{Interface, InterfaceId, InterfaceState, Mode};
+use crate::sriov::Namespace;
 
 /// A PCIe function that is carved. One object per function, behind one lock of its owner's: interfaces are named by ids, as
 /// all share the function's registers.
@@ -166,6 +167,8 @@ pub struct Want {
 pub enum Setting {
     /// Of a work queue of DSA.
     Queue(dsa::Settings),
+    /// On NVMe, the namespace that nobody else is to have meanwhile.
+    Namespace(Namespace),
 }
 
 /// What may take long.

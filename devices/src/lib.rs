@@ -24,6 +24,7 @@ mod error;
 mod function;
 mod interface;
 mod page;
+pub mod sriov;
 
 pub use error::{CarveError, Fault, Resource};
 pub use function::{

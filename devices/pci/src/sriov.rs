@@ -112,6 +112,18 @@ impl Sriov {
         Ok(())
     }
 
+    /// The function whose they are.
+    #[must_use]
+    pub const fn physical(&self) -> Function {
+        self.physical
+    }
+
+    /// How many they are.
+    #[must_use]
+    pub const fn count(&self) -> u16 {
+        self.count
+    }
+
     /// How many, and how their numbers are made.
     fn set_up<A: ConfigAccess>(&self, config: Config<'_, A>) {
         config.write16(self.offset + sriov::CONTROL, if self.ari { sriov::ARI } else { 0 });

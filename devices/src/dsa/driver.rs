@@ -342,7 +342,7 @@ where
 
     fn set(&mut self, id: InterfaceId, setting: Setting) -> Result<(), Fault> {
         let carved = self.resting(id)?;
-        let Setting::Queue(settings) = setting;
+        let Setting::Queue(settings) = setting else { return Err(Fault::Unsupported) };
         match carved.queue.can(&settings) {
             true => carved.settings = settings,
             false => return Err(Fault::Unsupported),
