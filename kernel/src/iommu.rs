@@ -5,6 +5,7 @@
 //! that looks after faults, never on the way of an interrupt or a guest's access to its device.
 
 use alloc::vec::Vec;
+use core::ops::Range;
 use core::sync::atomic::{AtomicBool, Ordering};
 
 use config::{IommuMode, OnFault};
@@ -159,9 +160,9 @@ pub(crate) fn is_reserved(function: Function) -> bool {
     with(|driver| driver.is_reserved(function)).unwrap_or(false)
 }
 
-/// Where the units' registers are: first byte, past the last.
-pub(crate) fn registers() -> impl Iterator<Item = (u64, u64)> {
-    units().iter().map(|unit| (unit.registers.raw(), unit.registers.raw() + unit.register_bytes))
+/// Where the units' registers are.
+pub(crate) fn registers() -> impl Iterator<Item = Range<u64>> {
+    units().iter().map(|unit| unit.registers.raw()..unit.registers.raw() + unit.register_bytes)
 }
 
 /// What is in use.
@@ -194,7 +195,7 @@ pub(crate) fn faults() -> Vec<FaultUse> {
 
 /// The VM that has a function.
 pub(crate) fn owner(function: Function) -> Option<&'static Vm> {
-    let has = |vm: &&Vm| vm.functions.iter().any(|info| info.function == function);
+    let has = |vm: &&Vm| vm.functions.iter().any(|granted| granted.info.function == function);
     sched::world()?.vms.iter().find(has)
 }
 

@@ -12,6 +12,7 @@ mod acpi;
 mod assign;
 mod console;
 mod costs;
+mod hosting;
 mod iommu;
 mod irq;
 mod launch;
@@ -67,9 +68,10 @@ fn main(info: Option<&BootInfo>, entry_tsc: u64) -> ! {
     panic::test_if_asked(&handoff.command_line);
     let machine = acpi::read(&info, &handoff);
     let timer = irq::init(&machine);
-    let found = self::pci::init(&machine);
+    let found = self::pci::init(&machine, &hosting::wanted(&config), &handoff.holes);
     self::iommu::init(&machine, config.hypervisor.iommu.mode, found);
     irq::connect(&machine);
+    hosting::init(found);
     if config.hypervisor.mode == RunMode::Survey {
         survey::tell(&machine);
         power::stop(Verdict::PowerOff)

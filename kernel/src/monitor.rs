@@ -23,7 +23,7 @@ use crate::platform::rdtsc;
 use crate::power::{self, Verdict};
 use crate::sched::World;
 use crate::vm::Vm;
-use crate::{console, iommu, mem, pci, report, start, terminal};
+use crate::{console, hosting, iommu, mem, pci, report, start, terminal};
 
 /// Someone gave the monitor a command: Kerf stays, for more of them, when all guests have ended.
 static USED: AtomicBool = AtomicBool::new(false);
@@ -208,7 +208,10 @@ pub(crate) fn functions() -> Vec<FunctionUse> {
             Reset::Pm => "PM",
             Reset::None => "-",
         },
-        owner: iommu::owner(info.function).map(|vm| vm.config.name.clone()),
+        owner: match iommu::owner(info.function) {
+            Some(vm) => Some(vm.config.name.clone()),
+            None => hosting::about(info.function),
+        },
     };
     pci::found().map_or(Vec::new(), |found| found.functions.iter().map(row).collect())
 }

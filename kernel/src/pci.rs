@@ -2,14 +2,15 @@
 
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
+use core::ops::Range;
 
-use ::pci::{Bar, BarKind, ConfigAccess, Ecam, FunctionInfo, Group};
+use ::pci::{Bar, BarKind, ConfigAccess, Ecam, FunctionInfo, Group, Sriov, SriovError};
 use firmware::Machine;
 use hw::{Function, Hpa, Width};
 use spin::{Mutex, Once};
 
 use crate::platform::{Mmio, Ports};
-use crate::{iommu, mem};
+use crate::{iommu, irq, mem};
 
 /// Configuration space: in memory where MCFG says so, else by two ports, of which one holds the address of one access.
 #[derive(Debug)]
@@ -26,8 +27,10 @@ pub(crate) struct Found {
     pub(crate) functions: Vec<FunctionInfo>,
     /// Those that cannot be held apart.
     pub(crate) groups: Vec<Group>,
-    /// Where configuration space is: first byte, past the last.
-    reserved: Vec<(u64, u64)>,
+    /// Functions that make virtual ones, for Kerf alone to drive.
+    pub(crate) sriov: Vec<Sriov>,
+    /// Where configuration space is.
+    reserved: Vec<Range<u64>>,
     mapped: Mutex<BTreeMap<Function, [Option<Mmio>; 6]>>,
 }
 
@@ -78,8 +81,13 @@ impl ConfigAccess for ConfigSpace {
     }
 }
 
-/// Finds all functions and takes from those that are no bridges what they could still do by themselves.
-pub(crate) fn init(machine: &Machine) -> &'static Found {
+/// Finds all functions and takes from those that are no bridges what they could still do by themselves; those of `physical`
+/// then have so many virtual functions. PCI alone is in `holes`.
+pub(crate) fn init(
+    machine: &Machine,
+    physical: &BTreeMap<Function, u16>,
+    holes: &[Range<u64>],
+) -> &'static Found {
     let space = ConfigSpace::new(machine);
     let mut functions = Vec::new();
     if !space.windows.iter().any(|window| window.segment == 0) {
@@ -93,13 +101,41 @@ pub(crate) fn init(machine: &Machine) -> &'static Found {
         ::pci::isolate(&space, info);
         ::pci::quiet(&space, info);
     }
-    let groups = ::pci::groups(&functions, &space);
-    log::debug!("{} PCI functions in {} groups", functions.len(), groups.len());
     let bytes = |ecam: &firmware::Ecam| (u64::from(ecam.buses.1) + 1) * BUS_BYTES;
     let windows = machine.ecam.iter();
-    let reserved = windows.map(|ecam| (ecam.base.raw(), ecam.base.raw() + bytes(ecam))).collect();
+    let reserved: Vec<Range<u64>> =
+        windows.map(|ecam| ecam.base.raw()..ecam.base.raw() + bytes(ecam)).collect();
+    let mut sriov = Vec::new();
+    for (&function, &count) in physical {
+        match make_virtual(&space, &mut functions, function, count, &reserved, holes) {
+            Ok(made) => sriov.push(made),
+            Err(why) => {
+                log::error!("{function} has no {count} virtual functions: {why:?}");
+            }
+        }
+    }
+    let groups = ::pci::groups(&functions, &space);
+    log::debug!("{} PCI functions in {} groups", functions.len(), groups.len());
     let mapped = Mutex::default();
-    FOUND.call_once(|| Found { space, functions, groups, reserved, mapped })
+    FOUND.call_once(|| Found { space, functions, groups, sriov, reserved, mapped })
+}
+
+/// Has a function make virtual ones, which are added to `functions`.
+fn make_virtual(
+    space: &ConfigSpace,
+    functions: &mut Vec<FunctionInfo>,
+    physical: Function,
+    count: u16,
+    reserved: &[Range<u64>],
+    holes: &[Range<u64>],
+) -> Result<Sriov, SriovError> {
+    let sriov = Sriov::prepare(space, functions, physical, count, reserved, holes)?;
+    sriov.enable(space, &irq::clock());
+    let made = sriov.functions(space, functions)?;
+    made.iter().for_each(|info| ::pci::isolate(space, info));
+    functions.extend(made);
+    functions.sort_unstable_by_key(|info| info.function);
+    Ok(sriov)
 }
 
 /// What [`init`] has found.
@@ -111,17 +147,17 @@ impl Found {
     /// A BAR of a function that has no address, or one at which another function or the chipset may be.
     pub(crate) fn misplaced(&self, info: &FunctionInfo) -> Option<u8> {
         /// I/O APICs, HPETs, IOMMUs, local APICs, the firmware.
-        const CHIPSET: (u64, u64) = (0xfec0_0000, 0x1_0000_0000);
+        const CHIPSET: Range<u64> = 0xfec0_0000..0x1_0000_0000;
         let others = self.functions.iter().filter(|other| other.function != info.function);
         let bars = others.flat_map(FunctionInfo::memory_bars);
-        let mut taken: Vec<_> = bars.map(|bar| (bar.range().start, bar.range().end)).collect();
+        let mut taken: Vec<_> = bars.map(Bar::range).collect();
         taken.push(CHIPSET);
-        taken.extend(self.reserved.iter().copied().chain(iommu::registers()));
+        taken.extend(self.reserved.iter().cloned().chain(iommu::registers()));
         let is_wrong = |bar: &&Bar| {
             let end = bar.base.checked_add(bar.bytes);
             bar.base == 0
                 || end.is_none_or(|end| {
-                    taken.iter().any(|&(first, past)| bar.base < past && first < end)
+                    taken.iter().any(|taken| bar.base < taken.end && taken.start < end)
                 })
         };
         info.memory_bars().find(is_wrong).map(|bar| bar.index).or_else(|| {

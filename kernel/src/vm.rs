@@ -9,11 +9,11 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::sync::atomic::{AtomicU32, Ordering};
 
-use ::pci::FunctionInfo;
 use manage::State;
 use spin::Mutex;
 use vmm::platform::InterruptMessage;
 
+use crate::assign::Granted;
 use crate::launch::{Life, StartError};
 use crate::power::Verdict;
 use crate::{sched, start, terminal};
@@ -31,7 +31,7 @@ pub(crate) struct Vm {
     /// The CPU of each virtual CPU; empty where it cannot be started.
     pub(crate) cpus: Vec<u32>,
     /// The machine's functions that it has.
-    pub(crate) functions: Vec<&'static FunctionInfo>,
+    pub(crate) functions: Vec<Granted>,
     present: Mutex<Present>,
     /// Virtual CPUs that have not left the present life.
     seated: AtomicU32,
@@ -93,7 +93,7 @@ impl Vm {
         index: usize,
         config: config::Vm,
         cpus: Vec<u32>,
-        functions: Vec<&'static FunctionInfo>,
+        functions: Vec<Granted>,
     ) -> Self {
         let phase = Phase::Ended(Verdict::Stopped);
         Self {

@@ -8,6 +8,8 @@ use ::pci::{FunctionInfo, HeaderKind};
 use config::{Config, ConfigError, Device, Problem};
 use hw::Function;
 
+use super::Granted;
+use crate::hosting::{self, Part};
 use crate::{iommu, pci};
 
 /// The base class of bridges.
@@ -26,6 +28,10 @@ pub(crate) enum Refused {
     Reserved(Function),
     /// A BAR of it has no address, or one at which something else is.
     Bar(Function, u8),
+    /// It is Kerf's own, for its virtual functions.
+    Hosting(Function),
+    /// It gives no virtual function; why.
+    Carve(Function, String),
     /// It cannot be separated from a function of this VM; why.
     Group(Function, Function, String, String),
 }
@@ -47,6 +53,13 @@ impl fmt::Display for Refused {
                 f,
                 "BAR {bar} of {function} has no address of its own; let the firmware assign it one"
             ),
+            Self::Hosting(function) => write!(
+                f,
+                "{function} is Kerf's own, for its virtual functions; name another, or `virtual-function-of`"
+            ),
+            Self::Carve(function, why) => {
+                write!(f, "{function} has no virtual function for it: {why}")
+            }
             Self::Group(function, other, owner, why) => write!(
                 f,
                 "{function} cannot be separated from {other}, which is VM {owner:?}'s ({why}); give both to one VM"
@@ -56,43 +69,65 @@ impl fmt::Display for Refused {
 }
 
 /// The functions of each VM, or why it cannot have them beside those before it.
-pub(crate) fn admit(config: &Config) -> Vec<Result<Vec<&'static FunctionInfo>, ConfigError>> {
+pub(crate) fn admit(config: &Config) -> Vec<Result<Vec<Granted>, ConfigError>> {
     let mut taken: Vec<(Function, usize)> = Vec::new();
     let vms = config.vms.iter().enumerate();
     vms.map(|(vm, table)| {
         let before = taken.len();
+        let mut parts = Vec::new();
         let choose = |device: &Device| {
-            let info = choose(device, vm, &taken, config)?;
-            taken.push((info.function, vm));
-            Ok(info)
+            let granted = choose(device, &taken)?;
+            parts.extend(granted.part);
+            check(granted.info, vm, &taken, config)?;
+            taken.push((granted.info.function, vm));
+            Ok(granted)
         };
         let chosen: Result<_, Refused> = table.devices.iter().map(choose).collect();
         chosen.map_err(|why| {
             taken.truncate(before);
+            parts.into_iter().for_each(Part::release);
             config.wrong(vm, "device", Problem::Device(alloc::format!("{why}")))
         })
     })
     .collect()
 }
 
-fn choose(
-    device: &Device,
-    vm: usize,
-    taken: &[(Function, usize)],
-    config: &Config,
-) -> Result<&'static FunctionInfo, Refused> {
+/// The function that is meant.
+fn choose(device: &Device, taken: &[(Function, usize)]) -> Result<Granted, Refused> {
     let absent = Refused::Absent(*device);
     let found = pci::found().ok_or(absent.clone())?;
+    if let Device::Virtual { of, namespace } = *device {
+        let carved = hosting::carve(of, namespace);
+        let (requester, part) = carved.map_err(|why| Refused::Carve(of, why))?;
+        let info = ::pci::find(&found.functions, requester).ok_or(absent)?;
+        return Ok(Granted { info, part: Some(part) });
+    }
     let is_it = |info: &&FunctionInfo| match *device {
         Device::Function(function) => info.function == function,
         Device::Like { vendor, device, class } => {
             vendor.is_none_or(|vendor| vendor == info.vendor)
                 && device.is_none_or(|device| device == info.device)
                 && class.is_none_or(|class| class == info.class)
+                && !hosting::has(info)
         }
+        Device::Virtual { .. } => false,
     };
     let is_free = |info: &&FunctionInfo| taken.iter().all(|(other, _)| *other != info.function);
     let info = found.functions.iter().filter(is_it).find(is_free).ok_or(absent)?;
+    if hosting::has(info) {
+        return Err(Refused::Hosting(info.function));
+    }
+    Ok(Granted { info, part: None })
+}
+
+/// Whether a VM may have a function beside what others have.
+fn check(
+    info: &FunctionInfo,
+    vm: usize,
+    taken: &[(Function, usize)],
+    config: &Config,
+) -> Result<(), Refused> {
+    let Some(found) = pci::found() else { return Ok(()) };
     let function = info.function;
     if info.header != HeaderKind::Endpoint || info.class >> 16 == BRIDGE_CLASS {
         return Err(Refused::Bridge(function));
@@ -114,7 +149,7 @@ fn choose(
         with.map(move |taken| (group, taken))
     });
     match others.into_iter().next() {
-        None => Ok(info),
+        None => Ok(()),
         Some((group, &(other, owner))) => {
             let owner = config.vms.get(owner).map(|vm| vm.name.clone()).unwrap_or_default();
             let why = group.ties.first().map(|tie| alloc::format!("{tie}")).unwrap_or_default();

@@ -12,7 +12,8 @@ use spin::Mutex;
 use vmm::pci::{Endpoint, Shape, Slot, Source};
 use vmm::platform::InterruptMessage;
 
-use super::{AssignError, Space, retire, shape};
+use super::{AssignError, Granted, Space, retire, shape};
+use crate::hosting::Part;
 use crate::irq::{self, DeviceVector};
 use crate::pci::Found;
 use crate::platform::Mmio;
@@ -29,6 +30,7 @@ static CLEAN: Mutex<BTreeSet<Function>> = Mutex::new(BTreeSet::new());
 pub(super) struct Assigned {
     found: &'static Found,
     info: &'static FunctionInfo,
+    part: Option<Part>,
     shape: Shape,
     /// The VM's number, and the CPUs of its virtual CPUs.
     vm: usize,
@@ -61,11 +63,12 @@ struct Wire {
 impl Assigned {
     pub(super) fn new(
         found: &'static Found,
-        info: &'static FunctionInfo,
+        granted: &Granted,
         vm: &Vm,
         space: Arc<Space>,
         stages: Arc<dyn Stages>,
     ) -> Result<Self, AssignError> {
+        let Granted { info, part } = *granted;
         let function = info.function;
         let reserved = iommu::with(|driver| driver.release_reserved(function)).flatten();
         if reserved.is_some_and(|pending| !retire(pending)) {
@@ -75,6 +78,7 @@ impl Assigned {
         let mut new = Self {
             found,
             info,
+            part,
             shape: shape::of(found, info),
             vm: vm.index,
             cpus: vm.cpus.clone(),
@@ -93,6 +97,9 @@ impl Assigned {
             log::warn!("{function} has no reset: what one guest leaves in it the next one finds");
         } else if !CLEAN.lock().remove(&function) {
             new.reset_now().map_err(|why| AssignError::Reset(function, why))?;
+        }
+        if let Some(part) = part {
+            part.enable().map_err(|why| AssignError::Part(function, why))?;
         }
         iommu::forgive(function);
         new.command(false);
@@ -386,6 +393,9 @@ impl Drop for Assigned {
             leaving.extend(
                 iommu::with(|driver| driver.unroute(route)).map(|pending| (pending, Some(vector))),
             );
+        }
+        if let Some(part) = self.part {
+            part.disable();
         }
         for attachment in self.attachments.drain(..) {
             let pending = iommu::with(|driver| driver.detach(attachment));

@@ -15,11 +15,13 @@ use core::fmt;
 use core::sync::atomic::{AtomicUsize, Ordering};
 
 use ::iommu::{AttachError, Pending, SpaceId};
-use ::pci::ResetError;
+use ::pci::{FunctionInfo, ResetError};
+use devices::Fault;
 use hw::{Deadline, Function, Iova};
 use paging::Rights;
 use vmm::pci::Endpoint;
 
+use crate::hosting::Part;
 use crate::mem::GuestRam;
 use crate::stages::Stages;
 use crate::vm::Vm;
@@ -27,6 +29,14 @@ use crate::{iommu, irq, pci};
 use function::Assigned;
 
 pub(crate) use admit::admit;
+
+/// A function that a VM is to have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Granted {
+    pub(crate) info: &'static FunctionInfo,
+    /// What it is of a function of Kerf's own, if it is a virtual one.
+    part: Option<Part>,
+}
 
 /// How long a teardown may take; the driver gives a unit up before that.
 const TEARDOWN_NS: u64 = 2_000_000_000;
@@ -40,6 +50,8 @@ pub(crate) enum AssignError {
     Attach(AttachError),
     /// One does not come out of its reset.
     Reset(Function, ResetError),
+    /// A virtual one is not given what it needs.
+    Part(Function, Fault),
     /// Their BARs do not fit the guest.
     Plan(vmm::pci::PlanError),
 }
@@ -50,6 +62,9 @@ impl fmt::Display for AssignError {
             Self::Space(why) => write!(f, "the memory of its devices cannot be mapped: {why:x?}"),
             Self::Attach(why) => write!(f, "a device cannot be attached: {why:x?}"),
             Self::Reset(function, why) => write!(f, "{function} cannot be reset: {why:?}"),
+            Self::Part(function, why) => {
+                write!(f, "{function} cannot be made to work by its physical function: {why:?}")
+            }
             Self::Plan(why) => write!(f, "its devices do not fit its addresses: {why:?}"),
         }
     }
@@ -69,8 +84,8 @@ pub(crate) fn assign(
     };
     let space = Arc::new(Space::new(Arc::clone(ram))?);
     let mut endpoints: Vec<Box<dyn Endpoint>> = Vec::new();
-    for info in &vm.functions {
-        let assigned = Assigned::new(found, info, vm, Arc::clone(&space), Arc::clone(stages))?;
+    for granted in &vm.functions {
+        let assigned = Assigned::new(found, granted, vm, Arc::clone(&space), Arc::clone(stages))?;
         endpoints.push(Box::new(assigned));
     }
     Ok(endpoints)

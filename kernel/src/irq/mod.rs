@@ -21,7 +21,7 @@ use spin::Once;
 use x86_spec::apic::{DeliveryMode, MsiMessage};
 
 use crate::platform::Tsc;
-use crate::{console, iommu, panic, start};
+use crate::{console, hosting, iommu, panic, start};
 use ioapic::IoApics;
 use lapic::Lapic;
 
@@ -37,6 +37,8 @@ const UART: u8 = 0xf1;
 const KICK: u8 = 0xf2;
 /// An IOMMU has recorded a fault.
 const FAULT: u8 = 0xf3;
+/// A function of Kerf's own has something to tell.
+const HOSTING: u8 = 0xf4;
 /// What the local APIC delivers when it changed its mind. Its low four bits are set, as old APICs demand.
 const SPURIOUS: u8 = 0xff;
 /// Where the 8259s' vectors are put, though all of their lines are masked: a spurious one still comes.
@@ -69,6 +71,7 @@ pub(crate) fn dispatch(vector: u8) {
         // That it came is all: the loop looks for what is new.
         KICK => {}
         FAULT => iommu::note_fault(),
+        HOSTING => hosting::note_interrupt(),
         devices::FIRST..=devices::LAST if devices::came(vector) => {}
         // Neither has an in-service bit, so neither is ended.
         SPURIOUS | LEGACY..0x30 => return,
@@ -121,6 +124,11 @@ pub(crate) fn fault_message() -> ::iommu::Message {
     // Bits 31:8 of an ID above 255 go into the upper half (VT-d 5.1.6).
     let address = MsiMessage::ADDRESS_BASE | (id & 0xff) << 12 | id >> 8 << 40;
     ::iommu::Message { address, data: FAULT.into() }
+}
+
+/// Where functions of Kerf's own send their interrupts: to the boot CPU.
+pub(crate) fn hosting_target() -> ::iommu::Target {
+    ::iommu::Target::Cpu { apic_id: start::current().apic_id(), vector: HOSTING }
 }
 
 /// Brings the calling CPU's local APIC up, as [`init`] did that of the boot CPU.

@@ -25,13 +25,14 @@ pub(crate) use guest::{GuestRam, GuestRamError};
 pub(crate) use heap::heap_bytes;
 pub(crate) use low::StartPages;
 pub(crate) use space::{image_bytes, join, map_mmio, map_read_only, map_screen, stack};
-pub(crate) use tables::{DeviceFrames, Pages, Tables};
+pub(crate) use tables::{DeviceFrames, Pages, Tables, shared};
 
 use alloc::{string::String, vec::Vec};
+use core::ops::Range;
 
 use ::frames::Entry;
 use boot_info::{BootFile, BootInfo, FileKind, MemoryKind, MemoryRegion};
-use hw::Hpa;
+use hw::{Hpa, PAGE_SIZE};
 
 use crate::start;
 
@@ -64,6 +65,8 @@ pub(crate) struct Handoff {
     pub(crate) files: Vec<LoadedFile>,
     /// Kerf's command line.
     pub(crate) command_line: String,
+    /// Addresses below 4 GiB, above all memory there, that nobody has: PCI's.
+    pub(crate) holes: Vec<Range<u64>>,
 }
 
 /// Takes the machine's memory over: feeds the frame allocator, moves onto page tables of our own, copies what the record
@@ -80,11 +83,35 @@ pub(crate) fn init(info: &BootInfo) -> Result<Handoff, MemoryError> {
     let handoff = Handoff {
         files: direct::records(info.files).iter().map(loaded_file).collect(),
         command_line: String::from_utf8_lossy(direct::records(info.command_line)).into_owned(),
+        holes: holes(map),
     };
     frames::reclaim(map);
     let symbols = handoff.files.iter().find(|file| file.kind == Some(FileKind::Symbols));
     start::set_symbols(symbols.map_or(&[], |file| file.bytes), space::text());
     Ok(handoff)
+}
+
+/// What the map leaves between memory and the chipset's own.
+fn holes(map: &[MemoryRegion]) -> Vec<Range<u64>> {
+    /// I/O APICs, HPETs, IOMMUs, local APICs, the firmware.
+    const CHIPSET: u64 = 0xfec0_0000;
+    let range = |region: &MemoryRegion| region.hpa..region.hpa + region.pages * PAGE_SIZE;
+    let mut named: Vec<_> = map.iter().filter(|region| region.hpa < CHIPSET).collect();
+    named.sort_unstable_by_key(|region| region.hpa);
+    let is_memory = |region: &&&MemoryRegion| {
+        use MemoryKind::{Mmio, Reserved};
+        !matches!(MemoryKind::from_raw(region.kind), Mmio | Reserved)
+    };
+    let top = named.iter().filter(is_memory).map(|region| range(region).end).max();
+    let mut at = top.unwrap_or(CHIPSET);
+    let mut holes = Vec::new();
+    for range in named.into_iter().map(range).chain(Some(CHIPSET..CHIPSET)) {
+        if at < range.start {
+            holes.push(at..range.start);
+        }
+        at = at.max(range.end);
+    }
+    holes
 }
 
 fn loaded_file(file: &BootFile) -> LoadedFile {

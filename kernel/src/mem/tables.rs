@@ -7,6 +7,7 @@ use hw::{DeviceTables, Hpa, OutOfFrames, PAGE_SIZE, TableMemory};
 use vcpu::{HostPage, HostPages};
 
 use super::{Pool, direct};
+use crate::platform::Mmio;
 
 /// Entries of a table.
 const ENTRIES: usize = 512;
@@ -66,6 +67,15 @@ impl HostPages for Pages {
 /// Tables for the IOMMU, in the direct map: runs of frames that devices' requests are looked up in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct DeviceFrames;
+
+/// Zeroed memory in a row that a driver shares with its device, for good.
+pub(crate) fn shared(bytes: u64) -> Option<(Hpa, Mmio)> {
+    let frames = bytes.div_ceil(PAGE_SIZE).next_power_of_two();
+    let hpa = DeviceFrames.alloc_run(frames).ok()?;
+    // SAFETY: the pool gave the frames to us alone, they are in the direct map and never given back; nothing of Rust's is
+    // in them. They are cached, as x86 devices see what caches hold.
+    Some((hpa, unsafe { Mmio::new(direct::address(hpa), bytes) }))
+}
 
 /// A word of a run of frames.
 fn word(run: Hpa, index: usize) -> *mut u64 {

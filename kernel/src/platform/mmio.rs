@@ -13,8 +13,8 @@ impl Mmio {
     /// The registers in `[base, base + bytes)`.
     ///
     /// # Safety
-    /// The range is mapped uncached for as long as the kernel runs, holds registers and no memory of Rust's, and reading
-    /// or writing any of them breaks no rule of Rust's.
+    /// The range is mapped for as long as the kernel runs, uncached where it holds registers, with no memory of Rust's in
+    /// it, and reading or writing any of it breaks no rule of Rust's.
     pub(crate) const unsafe fn new(base: Hva, bytes: u64) -> Self {
         Self { base, bytes }
     }

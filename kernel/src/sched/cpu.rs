@@ -15,7 +15,7 @@ use crate::mem::Pages;
 use crate::platform::{self, CpuId, Msrs, rdtsc};
 use crate::power::Verdict;
 use crate::vm::Duty;
-use crate::{console, iommu, monitor, report, start, terminal};
+use crate::{console, hosting, iommu, monitor, report, start, terminal};
 
 /// A CPU that runs virtual CPUs.
 struct Cpu<B: Backend> {
@@ -187,6 +187,7 @@ impl<B: Backend> Cpu<B> {
         }
         self.chores = terminal::poll();
         iommu::look_after();
+        hosting::look_after();
         monitor::all_ended(world)
     }
 

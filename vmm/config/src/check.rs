@@ -10,7 +10,8 @@ use hw::{Function, RequesterId};
 use toml::{Spanned, de::DeTable};
 
 use crate::{
-    Config, ConfigError, Device, Hypervisor, Loader, PathFault, Problem, RunMode, VERSION, Vm,
+    Config, ConfigError, Device, Hypervisor, Loader, Namespace, PathFault, Problem, RunMode,
+    VERSION, Vm,
     place::{Source, path_at},
     schema::{DeviceTable, File, HypervisorTable, VmTable},
 };
@@ -176,25 +177,42 @@ fn check_vm(source: &Source, table: VmTable) -> Result<Vm, ConfigError> {
 
 fn check_device(source: &Source, table: Spanned<DeviceTable>) -> Result<Device, ConfigError> {
     let span = table.span();
-    let DeviceTable { function, vendor, device, class } = table.into_inner();
-    if let Some(class) = class.as_ref().filter(|class| *class.get_ref() >> 24 != 0) {
+    let table = table.into_inner();
+    if let Some(class) = table.class.as_ref().filter(|class| *class.get_ref() >> 24 != 0) {
         return Err(source.error(
             class.span(),
             "vm.device.class",
             Problem::Class(*class.get_ref()),
         ));
     }
-    match (function, vendor, device, class.map(Spanned::into_inner)) {
-        (Some(text), None, None, None) => match function_of(text.get_ref()) {
-            Some(function) => Ok(Device::Function(function)),
-            None => {
-                let problem = Problem::Function(text.get_ref().clone());
-                Err(source.error(text.span(), "vm.device.function", problem))
-            }
-        },
-        (None, vendor, device, class)
-            if class.is_some() && device.is_none() || vendor.is_some() =>
-        {
+    let function = |text: Spanned<String>, key| {
+        function_of(text.get_ref()).ok_or_else(|| {
+            let problem = Problem::Function(text.get_ref().clone());
+            source.error(text.span(), key, problem)
+        })
+    };
+    let DeviceTable { vendor, device, namespace, namespace_bytes, .. } = table;
+    let class = table.class.map(Spanned::into_inner);
+    let is_like = vendor.is_some() || device.is_some() || class.is_some();
+    let has_namespace = namespace.is_some() || namespace_bytes.is_some();
+    match (table.function, table.virtual_function_of, is_like, has_namespace) {
+        (Some(text), None, false, false) => {
+            function(text, "vm.device.function").map(Device::Function)
+        }
+        (None, Some(text), false, _) if namespace.is_none() || namespace_bytes.is_none() => {
+            let of = function(text, "vm.device.virtual-function-of")?;
+            let namespace = match namespace_bytes {
+                None => namespace.map(Namespace::Id),
+                Some(text) => {
+                    let bytes = size_of(text.get_ref()).map_err(|problem| {
+                        source.error(text.span(), "vm.device.namespace-bytes", problem)
+                    });
+                    Some(Namespace::Bytes(bytes?))
+                }
+            };
+            Ok(Device::Virtual { of, namespace })
+        }
+        (None, None, true, false) if class.is_some() && device.is_none() || vendor.is_some() => {
             Ok(Device::Like { vendor, device, class })
         }
         _ => Err(source.error(span, "vm.device", Problem::DeviceForm)),
@@ -273,8 +291,16 @@ fn name_problem(name: &str) -> Option<Problem> {
     (name.is_empty() || !name.chars().all(good)).then(|| Problem::Name(name.to_owned()))
 }
 
-/// Bytes of a size such as `256M`: a number, then K, M, G, T or nothing.
 fn memory_bytes(text: &str) -> Result<u64, Problem> {
+    let bytes = size_of(text)?;
+    if bytes == 0 || !bytes.is_multiple_of(MEMORY_GRANULE) {
+        return Err(Problem::Memory(text.to_owned()));
+    }
+    Ok(bytes)
+}
+
+/// Bytes of a size such as `256M`: a number, then K, M, G, T or nothing.
+fn size_of(text: &str) -> Result<u64, Problem> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let shift = match text.strip_prefix(digits) {
         Some("") => 0,
@@ -284,15 +310,11 @@ fn memory_bytes(text: &str) -> Result<u64, Problem> {
         Some("T") => 40,
         _ => return Err(Problem::Size(text.to_owned())),
     };
-    let bytes = Some(digits)
+    Some(digits)
         .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|digits| digits.parse::<u64>().ok())
         .and_then(|number| number.checked_mul(1 << shift))
-        .ok_or_else(|| Problem::Size(text.to_owned()))?;
-    if bytes == 0 || !bytes.is_multiple_of(MEMORY_GRANULE) {
-        return Err(Problem::Memory(text.to_owned()));
-    }
-    Ok(bytes)
+        .ok_or_else(|| Problem::Size(text.to_owned()))
 }
 
 fn path_problem(path: &str) -> Option<Problem> {
@@ -327,7 +349,7 @@ fn cmdline_problem(line: &str) -> Option<Problem> {
 
 /// The schema's key that is at most two edits away.
 fn nearest_key(key: &str) -> Option<&'static str> {
-    const KEYS: [&str; 47] = [
+    const KEYS: [&str; 50] = [
         "version",
         "hypervisor",
         "vm",
@@ -352,6 +374,9 @@ fn nearest_key(key: &str) -> Option<&'static str> {
         "function",
         "vendor",
         "class",
+        "virtual-function-of",
+        "namespace",
+        "namespace-bytes",
         "unknown",
         "ports",
         "mmio",

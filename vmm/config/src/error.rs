@@ -210,7 +210,8 @@ impl fmt::Display for Problem {
             }
             Self::DeviceForm => write!(
                 f,
-                "a device is named by `function`, or by `vendor` (with `device`, if need be) or `class`; write one of these"
+                "a device is named by `function`, by `vendor` (with `device`, if need be) or `class`, or by \
+                 `virtual-function-of` (with `namespace` or `namespace-bytes` for NVMe); write one of these"
             ),
             Self::Function(text) => {
                 write!(f, "{text:?} is not a PCI function; write for example \"0000:01:00.0\"")

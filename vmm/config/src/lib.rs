@@ -210,12 +210,38 @@ pub enum Device {
         /// `class`: its class code of 24 bits.
         class: Option<u32>,
     },
+    /// A virtual function.
+    Virtual {
+        /// `virtual-function-of`: of the function at this address, which is Kerf's own then.
+        of: Function,
+        /// Its namespace, where it is an NVMe controller.
+        namespace: Option<Namespace>,
+    },
+}
+
+/// The namespace of a virtual NVMe controller, which nobody else has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namespace {
+    /// `namespace`: the one with this ID.
+    Id(u32),
+    /// `namespace-bytes`: the smallest free one of at least so many bytes.
+    Bytes(u64),
 }
 
 impl fmt::Display for Device {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (vendor, device, class) = match self {
             Self::Function(function) => return write!(f, "{function}"),
+            Self::Virtual { of, namespace } => {
+                write!(f, "a virtual function of {of}")?;
+                return match namespace {
+                    None => Ok(()),
+                    Some(Namespace::Id(id)) => write!(f, ", with namespace {id}"),
+                    Some(Namespace::Bytes(bytes)) => {
+                        write!(f, ", with a namespace of {bytes} bytes")
+                    }
+                };
+            }
             Self::Like { vendor, device, class } => (vendor, device, class),
         };
         f.write_str("the first function")?;

@@ -72,10 +72,13 @@ pub(crate) struct VmTable {
 
 /// `[[vm.device]]`.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(crate) struct DeviceTable {
     pub(crate) function: Option<Spanned<String>>,
     pub(crate) vendor: Option<u16>,
     pub(crate) device: Option<u16>,
     pub(crate) class: Option<Spanned<u32>>,
+    pub(crate) virtual_function_of: Option<Spanned<String>>,
+    pub(crate) namespace: Option<u32>,
+    pub(crate) namespace_bytes: Option<Spanned<String>>,
 }

@@ -434,11 +434,41 @@ fn devices_are_read_by_place_or_by_kind() {
 }
 
 #[test]
+fn virtual_functions_are_named_by_their_physical_one() {
+    let one = |more: &str| {
+        let lines = "[[vm.device]]\nvirtual-function-of = \"0000:01:00.0\"\n";
+        parse("kerf.toml", &[GOOD, lines, more, "\n"].concat()).unwrap().vms[0].devices[0]
+    };
+    let of = hw::Function { segment: 0, rid: hw::RequesterId::new(1, 0, 0) };
+    for (more, namespace) in [
+        ("", None),
+        ("namespace = 3", Some(Namespace::Id(3))),
+        ("namespace-bytes = \"3M\"", Some(Namespace::Bytes(3 << 20))),
+    ] {
+        assert_eq!(one(more), Device::Virtual { of, namespace });
+    }
+}
+
+#[test]
 fn a_device_that_is_named_wrongly_is_refused() {
     for (lines, wanted) in [
         ("", "named by `function`"),
         ("device = 1", "named by `function`"),
         ("function = \"01:00.0\"\nclass = 1", "named by `function`"),
+        ("function = \"01:00.0\"\nnamespace = 1", "named by `function`"),
+        ("virtual-function-of = \"01:00.0\"\nvendor = 1", "named by `function`"),
+        (
+            "virtual-function-of = \"01:00.0\"\nnamespace = 1\nnamespace-bytes = \"1M\"",
+            "named by `function`",
+        ),
+        (
+            "virtual-function-of = \"x\"",
+            "vm.device.virtual-function-of: \"x\" is not a PCI function",
+        ),
+        (
+            "virtual-function-of = \"01:00.0\"\nnamespace-bytes = \"1X\"",
+            "vm.device.namespace-bytes",
+        ),
         ("function = \"1:0.0\"", "\"1:0.0\" is not a PCI function"),
         ("function = \"0000:01:20.0\"", "is not a PCI function"),
         ("function = \"0:0000:01:00.0\"", "is not a PCI function"),
