@@ -82,6 +82,7 @@ pub struct Vdev {
     /// Where the guest has the portals.
     portals: Option<Gpa>,
     is_master: bool,
+    is_resetting: bool,
     counters: Counters,
     /// It is to go, or why it could not.
     leaving: Option<Result<(), Fault>>,
