@@ -6,7 +6,7 @@ use alloc::vec::Vec;
 use core::fmt;
 use core::num::NonZeroU32;
 
-use config::{Idle, Withheld};
+use config::{Emulated, Idle, Withheld};
 use hw::{Gpa, Hpa, MsrFault};
 use paging::MapError;
 use spin::Mutex;
@@ -166,6 +166,7 @@ impl Life {
                 speculation: world.offers.speculation,
                 vcpus: config.vcpus,
                 physical_bits: config.cpuid.physical_bits,
+                movdir64b: config.emulate.contains(&Emulated::Movdir64b),
                 mask: config.cpuid.mask.clone(),
             },
         );
@@ -182,6 +183,7 @@ impl Life {
             tsc_offset,
             xcr0_allowed: cpuid.xcr0_allowed(),
             idle: IdlePolicy::Exit,
+            undefined_exits: !config.emulate.is_empty(),
             registers,
         };
         let withheld = |source| config.test.withhold.contains(&source);

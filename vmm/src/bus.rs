@@ -8,6 +8,7 @@ use x86_spec::apic;
 use crate::cpu::Core;
 use crate::crash::Crash;
 use crate::exit::{Outcome, Outside, Refused, unknown};
+use crate::line::{self, Line};
 use crate::pci;
 use crate::platform::pm::PowerRequest;
 use crate::platform::{PortWindow, pm, rtc, uart};
@@ -148,6 +149,25 @@ impl Core {
             None => self.no_device(gpa, Access::Write, outside)?,
         }
         Ok(())
+    }
+
+    /// Writes a line to device memory: to a PCI function as one, to the platform's registers by parts.
+    pub(crate) fn mmio_write_line<M, H: Host>(
+        &mut self,
+        gpa: Gpa,
+        line: &Line,
+        outside: &mut Outside<'_, M, H>,
+    ) -> Result<(), Refused> {
+        if self.has_device(gpa) {
+            let mut parts = line::parts(line);
+            return parts.try_for_each(|(offset, part)| {
+                self.mmio_write(gpa.wrapping_add(offset), Width::W8, part, outside)
+            });
+        }
+        match outside.vm.write_function_line(gpa, line) {
+            true => Ok(()),
+            false => self.no_device(gpa, Access::Write, outside),
+        }
     }
 
     /// An access that neither RAM nor a device answers; `Ok` where it reads all-ones or is dropped.

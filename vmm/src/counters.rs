@@ -48,6 +48,7 @@ kinds! {
     "cr8-write" Cr8Write = Exit::Cr8Write { .. },
     "cr4" Cr4 = Exit::Cr4,
     "invalid-opcode" InvalidOpcode = Exit::InvalidOpcode,
+    "undefined" Undefined = Exit::Undefined,
     "ignored" Ignore = Exit::Ignore,
     "handled" Handled = Exit::Handled,
     "external-interrupt" ExternalInterrupt = Exit::ExternalInterrupt,

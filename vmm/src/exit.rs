@@ -129,6 +129,7 @@ impl Core {
             Exit::Cr8Write { value } => self.cr8_write(value, vcpu, memory),
             Exit::Cr4 => self.cr4(vcpu, memory),
             Exit::InvalidOpcode => self.fault(vcpu, vector::UD, None),
+            Exit::Undefined => self.undefined(vcpu, outside),
             Exit::Ignore => match self.length(vcpu, memory, Plain::Idle) {
                 Some(_) if vcpu.cpl() != 0 => self.general_protection(vcpu),
                 Some(len) => self.complete(vcpu, len),

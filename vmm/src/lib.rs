@@ -24,6 +24,7 @@ mod host;
 mod hot;
 pub mod hypercall;
 pub mod insn;
+mod line;
 pub mod loader;
 mod mailbox;
 mod mmio;

@@ -11,6 +11,7 @@ use crate::exit::{Outcome, Outside, Refused, decode_memory};
 use crate::insn::alu::{self, Binary};
 use crate::insn::mmio::{Instruction, Operation, Place, Source};
 use crate::insn::{Register, SegmentRegister, linear, sign_extend};
+use crate::line::LineMove;
 use crate::walk::{self, WalkError};
 use crate::{Backing, GuestMemory, Host};
 
@@ -56,6 +57,10 @@ impl Core {
                 let string = StringAccess { insn, segment, address_width, rep, context };
                 self.string(&string, vcpu, outside)
             }
+            Place::Line { source, destination } => {
+                let line = LineMove { len: insn.len, source, destination, context };
+                self.move_line(&line, vcpu, outside)
+            }
         }
     }
 
@@ -77,6 +82,12 @@ impl Core {
             (None, _) => decode_memory(vcpu, &context, outside.memory).ok().and_then(|insn| {
                 match insn.place {
                     Place::Operand(operand) => Some(operand.linear(vcpu, &context, insn.len)),
+                    Place::Line { source, destination } => Some(match fault.access {
+                        Access::Write => {
+                            linear(&context, SegmentRegister::Es, destination.read(vcpu))
+                        }
+                        _ => source.linear(vcpu, &context, insn.len),
+                    }),
                     Place::String { .. } => None,
                 }
             }),
@@ -187,7 +198,8 @@ impl Core {
             Operation::Store(_)
             | Operation::MoveString
             | Operation::StoreString
-            | Operation::LoadString => return Ok(()),
+            | Operation::LoadString
+            | Operation::MoveLine => return Ok(()),
         };
         if insn.operation.writes() {
             self.write_operand(operand, width, new, context, outside)?;
@@ -249,7 +261,7 @@ impl Core {
     }
 
     /// Reads RAM or a device at a linear address; what lies across two pages byte by byte.
-    fn load<M: GuestMemory, H: Host>(
+    pub(crate) fn load<M: GuestMemory, H: Host>(
         &mut self,
         context: &CpuContext,
         address: u64,

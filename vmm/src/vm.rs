@@ -12,6 +12,7 @@ use x86_spec::apic::DeliveryMode;
 
 use crate::Host;
 use crate::cpu::Core;
+use crate::line::Line;
 use crate::mailbox::Mailbox;
 use crate::pci::{Endpoint, Plan, RootComplex};
 use crate::platform::InterruptMessage;
@@ -241,6 +242,13 @@ impl Vm {
         let targets = |message: &_| self.target(message);
         self.spec.pci.is_memory(gpa)
             && self.devices.lock().pci.write_memory(gpa, width, value, &targets).is_some()
+    }
+
+    /// Likewise a line.
+    pub(crate) fn write_function_line(&self, gpa: Gpa, line: &Line) -> bool {
+        let targets = |message: &_| self.target(message);
+        self.spec.pci.is_memory(gpa)
+            && self.devices.lock().pci.write_line(gpa, line, &targets).is_some()
     }
 
     /// Ends a level-triggered interrupt at the I/O APIC.

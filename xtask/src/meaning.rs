@@ -290,6 +290,7 @@ fn switches(vm: &Vm) -> Vec<String> {
             vm.idle == config::Idle::InGuest,
             "idle          alone on its CPU, the guest waits without exits",
         ),
+        (!vm.emulate.is_empty(), "emulates      movdir64b"),
         (vm.on_reset == config::OnReset::Restart, "on reset      the VM starts again"),
         (
             vm.on_fault == config::OnFault::StopDevice,

@@ -139,6 +139,7 @@ fn machine() -> Vm {
         speculation: vcpu::Speculation::NONE,
         vcpus: CPUS,
         physical_bits: None,
+        movdir64b: false,
         mask: Vec::new(),
     };
     Vm::new(

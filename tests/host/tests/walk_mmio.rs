@@ -43,6 +43,7 @@ impl Guest {
             speculation: vcpu::Speculation::NONE,
             vcpus: 1,
             physical_bits: None,
+            movdir64b: false,
             mask: Vec::new(),
         };
         let vm = Vm::new(

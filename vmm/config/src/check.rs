@@ -167,6 +167,7 @@ fn check_vm(source: &Source, table: VmTable) -> Result<Vm, ConfigError> {
             .collect::<Result<_, _>>()?,
         unknown: table.unknown,
         idle: table.idle,
+        emulate: table.emulate,
         on_reset: table.on_reset,
         on_fault: table.on_fault,
         reserved_devices: table.reserved_devices,

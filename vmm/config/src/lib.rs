@@ -175,6 +175,8 @@ pub struct Vm {
     pub unknown: Unknown,
     /// `idle`: whether waiting instructions exit.
     pub idle: Idle,
+    /// `emulate`: instructions that it has even if the CPU lacks them.
+    pub emulate: Vec<Emulated>,
     /// `on-reset`: what a reset by the guest does.
     pub on_reset: OnReset,
     /// `on-fault`: what a blocked access of one of its devices does.
@@ -310,6 +312,14 @@ pub enum Idle {
     /// `"guest"`: a vCPU that is alone on its CPU runs HLT, PAUSE and MWAIT without an exit.
     #[serde(rename = "guest")]
     InGuest,
+}
+
+/// An instruction of `vm.emulate`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Emulated {
+    /// `"movdir64b"`: MOVDIR64B.
+    Movdir64b,
 }
 
 /// `vm.on-reset`.

@@ -6,7 +6,7 @@ use serde::Deserialize;
 use toml::Spanned;
 
 use crate::{
-    Background, Console, Cpuid, Idle, Iommu, Loader, LogLevel, OnFault, OnReset, RunMode,
+    Background, Console, Cpuid, Emulated, Idle, Iommu, Loader, LogLevel, OnFault, OnReset, RunMode,
     TestSwitches, Unknown,
 };
 
@@ -58,6 +58,8 @@ pub(crate) struct VmTable {
     pub(crate) unknown: Unknown,
     #[serde(default)]
     pub(crate) idle: Idle,
+    #[serde(default)]
+    pub(crate) emulate: Vec<Emulated>,
     #[serde(default)]
     pub(crate) on_reset: OnReset,
     #[serde(default)]

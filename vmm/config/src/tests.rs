@@ -59,7 +59,7 @@ fn short_file_has_defaults() {
     assert_eq!((vm.idle, vm.on_reset), (Idle::Exit, OnReset::End));
     let (allow, fault) = (Policy::Allow, Policy::Fault);
     assert_eq!(vm.unknown, Unknown { ports: allow, mmio: allow, msrs: fault });
-    assert_eq!(vm.cpuid, Cpuid::default());
+    assert_eq!((&vm.cpuid, &vm.emulate[..]), (&Cpuid::default(), &[][..]));
     let hypervisor = &config.hypervisor;
     assert_eq!((hypervisor.background, hypervisor.slice_us), (Background::Show, 2000));
     assert!(hypervisor.consoles.is_none() && !hypervisor.share_smt && !hypervisor.share_cpus);
@@ -85,6 +85,7 @@ kernel = \"k\"
 initrd = \"i\"
 modules = [\"m\", \"n/o\", \"m\"]
 idle = \"guest\"
+emulate = [\"movdir64b\"]
 on-reset = \"restart\"
 [vm.unknown]
 msrs = \"allow\"
@@ -109,6 +110,7 @@ views = true
         (vm.loader, vm.idle, vm.on_reset),
         (Loader::Multiboot, Idle::InGuest, OnReset::Restart)
     );
+    assert_eq!(vm.emulate, [Emulated::Movdir64b]);
     let files: Vec<_> = vm.files().collect();
     assert_eq!(
         files,
@@ -232,7 +234,7 @@ fn unknown_key_is_refused_with_its_neighbour() {
     assert_eq!(
         with("memory =", "memry ="),
         "kerf.toml:8: vm.memry: unknown key `memry`, expected one of `name`, `vcpus`, `cpus`, `memory`, \
-         `loader`, `kernel`, `initrd`, `modules`, `cmdline`, `device`, `unknown`, `idle`, `on-reset`, `on-fault`, `reserved-devices`, `cpuid`, \
+         `loader`, `kernel`, `initrd`, `modules`, `cmdline`, `device`, `unknown`, `idle`, `emulate`, `on-reset`, `on-fault`, `reserved-devices`, `cpuid`, \
          `test`; did you mean `memory`?"
     );
     assert_eq!(

@@ -15,7 +15,7 @@ pub struct Instruction {
     pub len: u8,
     /// What it does.
     pub operation: Operation,
-    /// Bytes of the operand in memory.
+    /// Bytes of the operand in memory; of a line, of each of its parts.
     pub width: Width,
     /// Where that operand is.
     pub place: Place,
@@ -35,6 +35,13 @@ pub enum Place {
         /// RCX counts.
         rep: bool,
     },
+    /// MOVDIR64B's: the destination at `ES:[destination]`.
+    Line {
+        /// The source.
+        source: MemoryOperand,
+        /// The offset of the destination.
+        destination: Register,
+    },
 }
 
 /// What is combined with the operand in memory.
@@ -53,7 +60,7 @@ pub enum Operation {
     Load(Register),
     /// MOVSX, MOVSXD: into the register, sign-extended to its width.
     LoadSigned(Register),
-    /// MOV, MOVNTI.
+    /// MOV, MOVNTI, MOVDIRI.
     Store(Source),
     /// XCHG.
     Exchange(Register),
@@ -75,6 +82,8 @@ pub enum Operation {
     StoreString,
     /// LODS.
     LoadString,
+    /// MOVDIR64B.
+    MoveLine,
 }
 
 impl Operation {
@@ -93,7 +102,8 @@ impl Operation {
             | Self::CompareExchange(_)
             | Self::ExchangeAdd(_)
             | Self::MoveString
-            | Self::StoreString => true,
+            | Self::StoreString
+            | Self::MoveLine => true,
         }
     }
 
@@ -213,6 +223,9 @@ impl Decoder<'_> {
 
     fn two_byte(&mut self) -> Result<Parts, DecodeError> {
         let opcode = self.cursor.byte()?;
+        if opcode == 0x38 {
+            return self.direct_store();
+        }
         let known = match opcode {
             0xa3 | 0xab | 0xb3 | 0xbb | 0xba | 0xb0 | 0xb1 | 0xc0 | 0xc1 => true,
             0xb6 | 0xb7 | 0xbe | 0xbf => true,
@@ -259,6 +272,27 @@ impl Decoder<'_> {
             _ => (Operation::LoadSigned(register), Width::W2),
         };
         Ok((operation, width, place))
+    }
+
+    /// MOVDIRI and MOVDIR64B: other mandatory prefixes make other instructions of them.
+    fn direct_store(&mut self) -> Result<Parts, DecodeError> {
+        let opcode = self.cursor.byte()?;
+        let is_line = opcode == 0xf8;
+        if !matches!(opcode, 0xf8 | 0xf9)
+            || self.prefixes.operand_size != is_line
+            || self.prefixes.repeat.is_some()
+        {
+            return Err(DecodeError::Mismatch);
+        }
+        let modrm = ModRm::parse(&mut self.cursor, &self.prefixes)?;
+        let source = modrm.memory.ok_or(DecodeError::Mismatch)?;
+        if is_line {
+            let destination = self.register(&modrm, self.prefixes.address_width());
+            return Ok((Operation::MoveLine, Width::W8, Place::Line { source, destination }));
+        }
+        let width = if self.prefixes.rex_w() { Width::W8 } else { Width::W4 };
+        let value = Source::Register(self.register(&modrm, width));
+        Ok((Operation::Store(value), width, Place::Operand(source)))
     }
 
     /// MOV between the accumulator and an address in the instruction, as wide as the address size.

@@ -70,8 +70,8 @@ pub struct MemoryOperand {
 }
 
 impl MemoryOperand {
-    /// The linear address, for an instruction of `len` bytes at the context's RIP.
-    pub fn linear<V: Vcpu>(&self, vcpu: &V, context: &CpuContext, len: u8) -> u64 {
+    /// The offset in its segment, for an instruction of `len` bytes at the context's RIP.
+    pub fn offset<V: Vcpu>(&self, vcpu: &V, context: &CpuContext, len: u8) -> u64 {
         let mut address = self.displacement;
         if self.rip_relative {
             address = address.wrapping_add(context.rip).wrapping_add(u64::from(len));
@@ -82,7 +82,12 @@ impl MemoryOperand {
         if let Some((index, shift)) = self.index {
             address = address.wrapping_add(vcpu.gpr(index) << shift);
         }
-        linear(context, self.segment, address & self.address_width.mask())
+        address & self.address_width.mask()
+    }
+
+    /// Likewise the linear address.
+    pub fn linear<V: Vcpu>(&self, vcpu: &V, context: &CpuContext, len: u8) -> u64 {
+        linear(context, self.segment, self.offset(vcpu, context, len))
     }
 }
 

@@ -44,6 +44,7 @@ fn encoding() -> impl Strategy<Value = Vec<u8>> {
             .prop_map(|opcode| std::vec![opcode]),
         (0xa0u8..=0xc3).prop_map(|opcode| std::vec![0x0f, opcode]),
         (0xb0u8..=0xbf).prop_map(|opcode| std::vec![0x0f, opcode]),
+        (0xf0u8..=0xff).prop_map(|opcode| std::vec![0x0f, 0x38, opcode]),
         any::<u8>().prop_map(|opcode| std::vec![opcode]),
         any::<u8>().prop_map(|opcode| std::vec![0x0f, opcode]),
     ];
@@ -81,6 +82,8 @@ fn is_ours(insn: &Instruction) -> bool {
         | M::Movsx
         | M::Movsxd
         | M::Movnti
+        | M::Movdiri
+        | M::Movdir64b
         | M::Xchg
         | M::And
         | M::Or
@@ -177,9 +180,14 @@ fn check_mmio(bytes: &[u8], mode: Mode) {
     };
     assert!(is_ours(&insn), "decoded as {ours:?}: {context}");
     assert_eq!(usize::from(ours.len), insn.len(), "{context}");
-    assert_eq!(ours.width.bytes(), insn.memory_size().size() as u64, "{context}");
+    let parts = if ours.operation == Operation::MoveLine { 8 } else { 1 };
+    assert_eq!(parts * ours.width.bytes(), insn.memory_size().size() as u64, "{context}");
     match ours.place {
         Place::Operand(operand) => check_operand(&operand, &insn, &context),
+        Place::Line { source, destination } => {
+            check_operand(&source, &insn, &context);
+            assert!(same_register(destination, insn.op_register(0)), "{context}");
+        }
         Place::String { rep, .. } => {
             assert_eq!(rep, insn.has_rep_prefix() || insn.has_repne_prefix(), "{context}");
         }
@@ -201,7 +209,7 @@ fn check_operation(ours: &mmio::Instruction, insn: &Instruction, context: &str) 
         }
         Operation::Store(source) => {
             check_source(source, insn, 1, width, context);
-            &[M::Mov, M::Movnti]
+            &[M::Mov, M::Movnti, M::Movdiri]
         }
         Operation::Exchange(register) => {
             let op = u32::from(insn.op_kind(0) == OpKind::Memory);
@@ -242,6 +250,7 @@ fn check_operation(ours: &mmio::Instruction, insn: &Instruction, context: &str) 
         }
         Operation::MoveString => &[M::Movsb, M::Movsw, M::Movsd, M::Movsq],
         Operation::StoreString => &[M::Stosb, M::Stosw, M::Stosd, M::Stosq],
+        Operation::MoveLine => &[M::Movdir64b],
         Operation::LoadString => &[M::Lodsb, M::Lodsw, M::Lodsd, M::Lodsq],
     };
     assert!(mnemonics.contains(&insn.mnemonic()), "{:?}: {context}", ours.operation);

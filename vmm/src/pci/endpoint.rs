@@ -7,6 +7,7 @@ use core::ops::Range;
 use hw::{Gpa, PAGE_SIZE, Width};
 
 use super::msix;
+use crate::line::parts;
 use crate::platform::InterruptMessage;
 
 /// A function of a VM. All calls but [`Endpoint::shape`] follow from what the guest does, and come with the lock of the VM's
@@ -30,8 +31,13 @@ pub trait Endpoint: Send + fmt::Debug {
     fn bar_read(&mut self, bar: u8, offset: u64, width: Width) -> u64;
     /// Likewise a write.
     fn bar_write(&mut self, bar: u8, offset: u64, width: Width, value: u64);
-    /// Likewise a write of a whole line at once (MOVDIR64B). `offset` is a multiple of 64.
-    fn bar_write_line(&mut self, _bar: u8, _offset: u64, _line: &[u8; 64]) {}
+    /// Likewise a write of 64 aligned bytes at once (MOVDIR64B). By itself it is eight writes in order of their addresses,
+    /// as which registers see it that know no other.
+    fn bar_write_line(&mut self, bar: u8, offset: u64, line: &[u8; 64]) {
+        for (at, part) in parts(line) {
+            self.bar_write(bar, offset + at, Width::W8, part);
+        }
+    }
     /// The guest changed an interrupt.
     fn interrupt(&mut self, source: Source, state: Slot);
     /// Whether an interrupt waits for its mask to go.

@@ -16,6 +16,7 @@ use super::msi::{self, Msi};
 use super::msix::{self, Msix};
 use super::plan::PortPlan;
 use super::{Effect, Targets};
+use crate::line::parts;
 use crate::platform::{part_of_dword, with_part};
 
 const STATE: u32 = power::STATE as u32;
@@ -238,6 +239,23 @@ impl Function {
                 }
             }
             _ => self.endpoint.bar_write(bar, at, width, value),
+        }
+    }
+
+    /// Writes 64 aligned bytes of one: what has anything of MSI-X by parts.
+    pub(super) fn bar_write_line(
+        &mut self,
+        bar: u8,
+        at: u64,
+        line: &[u8; 64],
+        targets: Targets<'_>,
+    ) {
+        let has_msix = |msix: &Msix| (0..64).step_by(8).any(|part| msix.has(bar, at + part));
+        if !self.msix.as_ref().is_some_and(has_msix) {
+            return self.endpoint.bar_write_line(bar, at, line);
+        }
+        for (offset, part) in parts(line) {
+            self.bar_write(bar, at + offset, Width::W8, part, targets);
         }
     }
 

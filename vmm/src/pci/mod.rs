@@ -311,6 +311,14 @@ impl RootComplex {
         Some(())
     }
 
+    /// Writes 64 aligned bytes of a BAR at once; `None` where there is none.
+    pub fn write_line(&mut self, gpa: Gpa, line: &[u8; 64], targets: Targets<'_>) -> Option<()> {
+        let (placed, offset) = self.placed_at(gpa)?;
+        let branch = self.branches.get_mut(usize::from(placed.branch))?;
+        branch.function.bar_write_line(placed.bar, offset, line, targets);
+        Some(())
+    }
+
     /// The BAR at an address, and the offset in it.
     fn placed_at(&self, gpa: Gpa) -> Option<(Placed, u64)> {
         let past = self.placed.partition_point(|placed| placed.start <= gpa.raw());

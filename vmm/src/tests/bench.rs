@@ -156,6 +156,7 @@ pub(crate) fn spec() -> VmSpec {
         speculation: vcpu::Speculation::NONE,
         vcpus: 1,
         physical_bits: None,
+        movdir64b: false,
         mask: Vec::new(),
     };
     VmSpec {

@@ -46,6 +46,7 @@ fn every_exit() -> Vec<Exit> {
         Exit::Cr8Write { value: 2 },
         Exit::Cr4,
         Exit::InvalidOpcode,
+        Exit::Undefined,
         Exit::Ignore,
         Exit::Handled,
         Exit::ExternalInterrupt,

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 mod exits;
 mod interrupts;
+mod line;
 mod mmio;
 mod pci;
 mod port;

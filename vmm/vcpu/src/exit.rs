@@ -48,6 +48,8 @@ pub enum Exit {
     Cr4,
     /// An instruction that Kerf offers to no guest (VMXON, VMRUN, SKINIT, MWAIT, …): it gets #UD.
     InvalidOpcode,
+    /// An instruction that raised #UD; only where [`crate::VcpuInit::undefined_exits`].
+    Undefined,
     /// INVD, WBINVD or another instruction that does nothing worth emulating: it is skipped.
     Ignore,
     /// The backend handled it (a control register, a vendor's quirk); nothing is left to do but count.

@@ -239,6 +239,8 @@ pub struct VcpuInit {
     pub xcr0_allowed: u64,
     /// Who waits when the guest has nothing to do.
     pub idle: IdlePolicy,
+    /// Whether #UD exits, as [`Exit::Undefined`].
+    pub undefined_exits: bool,
     /// Its registers at start.
     pub registers: Registers,
 }

@@ -193,7 +193,7 @@ impl Bochs {
         format!(
             r#"config_interface: textconfig
 display_library: rfb, options="timeout=0"
-cpu: model=arrow_lake, count={cpus}, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=1, exclude_features="rdrand,rdseed"
+cpu: model=arrow_lake, count={cpus}, ips=100000000, reset_on_triple_fault=0, ignore_bad_msrs=1, exclude_features="rdrand,rdseed{lacks}"
 clock: sync=none, time0=1700000000
 memory: guest={memory}, host={memory}
 romimage: file="{firmware}", address=0xffe00000
@@ -211,6 +211,7 @@ info: action=report
 debug: action=ignore, cpu0={debug}
 "#,
             cpus = machine.cpus,
+            lacks = machine.lacks,
             memory = machine.memory_mib,
             firmware = self.firmware.display(),
             video_bios = self.video_bios.display(),

@@ -108,6 +108,8 @@ pub(crate) struct Machine {
     pub(crate) devices: Vec<Device>,
     /// Its memory, registers among it, can be reached from outside: [`Session::probe`]. Only on QEMU.
     pub(crate) probe: bool,
+    /// CPU features that Bochs hides besides those that it always does, a comma before each.
+    pub(crate) lacks: &'static str,
     /// What is loaded into the emulator to count.
     pub(crate) plugin: Option<Plugin>,
 }
@@ -142,6 +144,7 @@ impl Default for Machine {
             iommu: Iommu::Legacy,
             devices: Vec::new(),
             probe: false,
+            lacks: "",
             plugin: None,
         }
     }

@@ -12,7 +12,7 @@ use crate::step::{Context, Step, Trial};
 use crate::suite::{on_bed, require};
 
 /// The programs of `tests/guests`.
-pub(super) const NAMES: [&str; 5] = ["facts", "smp", "hello", "ticks", "cpuid_bench"];
+pub(super) const NAMES: [&str; 6] = ["facts", "smp", "hello", "ticks", "movdir64b", "cpuid_bench"];
 
 /// Beginnings of lines that may differ from bed to bed: what was measured or counted. `hello` also says which vector registers
 /// the CPU has.
@@ -32,6 +32,12 @@ pub(super) fn steps() -> Vec<Step> {
     // What Bochs, with its one CPU, does anyway.
     let bed = BedKind::Qemu;
     steps.push(on_bed(bed, "guest smp taking turns", check(bed, "smp", Some(1))));
+    // What QEMU, whose CPU lacks the instruction, does anyway.
+    let bed = BedKind::Bochs;
+    let machine = Machine { lacks: ",movdir64b", ..Machine::default() };
+    steps.push(on_bed(bed, "guest movdir64b emulated", move |context| {
+        passes(context, bed, "movdir64b", machine)
+    }));
     steps
 }
 
@@ -53,7 +59,8 @@ fn check(
     cpus: Option<u32>,
 ) -> impl FnOnce(&Context) -> Result<(), String> + Send + 'static {
     let own = if bed == BedKind::Qemu { vcpus(name) } else { 1 };
-    move |context| passes(context, bed, name, cpus.unwrap_or(own))
+    let machine = Machine { cpus: cpus.unwrap_or(own), ..Machine::default() };
+    move |context| passes(context, bed, name, machine)
 }
 
 /// Virtual CPUs of a guest. On Bochs, which has one CPU, two take turns on it.
@@ -77,6 +84,9 @@ pub(super) fn describe(
         text = text.replace("\n\n[[vm]]", "\nshare-cpus = true\n\n[[vm]]");
         text += &format!("vcpus = {}\n", vcpus(name));
     }
+    if name == "movdir64b" {
+        text += "emulate = [\"movdir64b\"]\n";
+    }
     let mut files = vec![("guest".to_owned(), program)];
     if let Some(initrd) = initrd {
         text += "initrd = \"initrd.img\"\n";
@@ -89,7 +99,7 @@ pub(super) fn describe(
     Description::new(text, files)
 }
 
-fn passes(context: &Context, bed: BedKind, name: &str, cpus: u32) -> Result<(), String> {
+fn passes(context: &Context, bed: BedKind, name: &str, machine: Machine) -> Result<(), String> {
     let description = describe(context, name, None)?;
     let artefacts = context.artefacts()?;
     let read = |path: &std::path::Path| std::fs::read(path).explain(|| path.display().to_string());
@@ -98,8 +108,7 @@ fn passes(context: &Context, bed: BedKind, name: &str, cpus: u32) -> Result<(), 
         memory_mib: description.memory_mib(),
         // What is measured is counted in instructions.
         icount: name == "cpuid_bench",
-        cpus,
-        ..Machine::default()
+        ..machine
     };
     let trial = Trial { volume, machine, expect: None, typed: Vec::new(), timeout: LIMIT };
     let outcome = context.trial(bed, trial)?;

@@ -14,6 +14,7 @@ pub(crate) enum Told {
     Reset,
     ConfigWrite(u16, Width, u32),
     BarWrite(u8, u64, Width, u64),
+    BarWriteLine(u8, u64, [u8; 64]),
 }
 
 /// An endpoint that notes what it is told, and reads as recognizable values.
@@ -73,6 +74,10 @@ impl Endpoint for Scripted {
 
     fn bar_write(&mut self, bar: u8, offset: u64, width: Width, value: u64) {
         self.log.note(Told::BarWrite(bar, offset, width, value));
+    }
+
+    fn bar_write_line(&mut self, bar: u8, offset: u64, line: &[u8; 64]) {
+        self.log.note(Told::BarWriteLine(bar, offset, *line));
     }
 
     fn interrupt(&mut self, source: Source, state: Slot) {

@@ -42,6 +42,8 @@ pub struct CpuidOptions {
     pub vcpus: u32,
     /// Bits of a guest-physical address, where fewer than the host's.
     pub physical_bits: Option<u8>,
+    /// Whether MOVDIR64B is offered even if the host lacks it.
+    pub movdir64b: bool,
     /// Bits that are hidden.
     pub mask: Vec<CpuidMask>,
 }

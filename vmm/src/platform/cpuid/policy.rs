@@ -224,6 +224,7 @@ impl Policy<'_> {
         if !self.options.pcid {
             ebx -= Leaf7Ebx::INVPCID;
         }
+        ecx |= if self.options.movdir64b { Leaf7Ecx::MOVDIR64B } else { Leaf7Ecx::empty() };
         if !self.has_state(Xcr0::AVX) {
             ebx -= Leaf7Ebx::AVX2;
             ecx -= AVX_ECX;

@@ -17,6 +17,7 @@ const OPTIONS: CpuidOptions = CpuidOptions {
     speculation: vcpu::Speculation::NONE,
     vcpus: 1,
     physical_bits: None,
+    movdir64b: false,
     mask: Vec::new(),
 };
 
@@ -138,6 +139,18 @@ fn pcid_follows_the_backend() {
         (ask(&table, 1, 0).ecx & pcid != 0, ask(&table, 7, 0).ebx & invpcid != 0)
     };
     assert_eq!((seen(true), seen(false)), ((true, true), (false, false)));
+}
+
+#[test]
+fn movdir64b_is_the_hosts_or_emulated() {
+    for (is_hosts, movdir64b) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut host = host(b"AuthenticAMD", 0x10);
+        host.0.insert((7, 0), result(0, 0, if is_hosts { u32::MAX } else { 0 }, 0));
+        let table = CpuidTable::new(&host, &CpuidOptions { movdir64b, ..OPTIONS });
+        let shown = ask(&table, 7, 0).ecx;
+        assert_eq!(shown & Leaf7Ecx::MOVDIR64B.bits() != 0, is_hosts || movdir64b);
+        assert_eq!(shown & Leaf7Ecx::MOVDIRI.bits() != 0, is_hosts);
+    }
 }
 
 #[test]

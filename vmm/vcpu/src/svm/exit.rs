@@ -65,6 +65,7 @@ pub(super) const fn own(code: u64) -> Option<Own> {
 /// The meaning of an exit.
 #[inline]
 pub(super) fn decode(fields: &ExitFields) -> Exit {
+    const UNDEFINED: u64 = exit_code::EXCEPTION + vector::UD as u64;
     match fields.code {
         exit_code::CPUID => Exit::Cpuid,
         exit_code::VMMCALL => Exit::Hypercall,
@@ -80,6 +81,7 @@ pub(super) fn decode(fields: &ExitFields) -> Exit {
         exit_code::CR4_READ | exit_code::CR4_WRITE => Exit::Cr4,
         // An SMI stays pending and is taken by the firmware as soon as GIF is set.
         exit_code::SMI => Exit::Handled,
+        UNDEFINED => Exit::Undefined,
         exit_code::INVD | exit_code::WBINVD => Exit::Ignore,
         exit_code::INVLPGA
         | exit_code::MONITOR
@@ -218,6 +220,7 @@ mod tests {
         for (code, want) in [
             (0x04, Exit::Cr4),
             (0x14, Exit::Cr4),
+            (0x46, Exit::Undefined),
             (0x60, Exit::ExternalInterrupt),
             (0x61, Exit::Nmi),
             (0x63, Exit::InitSignal),

@@ -116,6 +116,7 @@ fn vcpu_on(cpu: &Cpu) -> super::SvmVcpu {
         tsc_offset: 0u64.wrapping_sub(5),
         xcr0_allowed: 0,
         idle: crate::IdlePolicy::Exit,
+        undefined_exits: false,
         registers: long_mode(),
     };
     svm.create_vcpu(&init, &mut Leaked).unwrap()

@@ -95,7 +95,7 @@ impl SvmVcpu {
         let features = &self.features;
         let control = &mut self.vmcb.control;
         (control.intercept_cr_read, control.intercept_cr_write) = (1 << 4, 1 << 4);
-        control.intercept_exceptions = EXCEPTIONS;
+        control.intercept_exceptions = EXCEPTIONS | u32::from(init.undefined_exits) << vector::UD;
         control.intercept3 = (Intercept3::INTR
             | Intercept3::NMI
             | Intercept3::SMI

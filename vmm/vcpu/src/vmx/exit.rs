@@ -234,11 +234,13 @@ fn cr_access(fields: &impl Fields, gpr: impl Fn(Gpr) -> u64) -> Decoded {
 
 fn exception(fields: &impl Fields) -> Decoded {
     let info = InterruptionInfo(fields.read(info::EXIT_INTERRUPTION_INFO));
-    if info.kind() == InterruptionType::Nmi {
-        return Decoded::Nmi;
-    }
-    if info.kind() == InterruptionType::HardwareException && info.vector() == vector::MC {
-        return Decoded::MachineCheck;
+    match (info.kind(), info.vector()) {
+        (InterruptionType::Nmi, _) => return Decoded::Nmi,
+        (InterruptionType::HardwareException, vector::MC) => return Decoded::MachineCheck,
+        (InterruptionType::HardwareException, vector::UD) => {
+            return Decoded::Exit(Exit::Undefined);
+        }
+        _ => {}
     }
     let error_code = match info.has_error_code() {
         true => Some(fields.read(info::EXIT_INTERRUPTION_ERROR_CODE)),

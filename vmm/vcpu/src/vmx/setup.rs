@@ -34,6 +34,7 @@ pub(super) struct Environment {
     pub(super) tsc_ratio: TscRatio,
     pub(super) tsc_offset: u64,
     pub(super) msr_bitmap: Hpa,
+    pub(super) undefined_exits: bool,
 }
 
 /// The host's state, as the CPU is to find it after an exit. RSP and RIP are the entry code's.
@@ -72,7 +73,8 @@ pub(super) fn write_controls(
     vmcs.write(control::SECONDARY, controls.secondary.bits());
     vmcs.write(control::EXIT, controls.exit.bits());
     vmcs.write(control::ENTRY, controls.entry.bits());
-    vmcs.write(control::EXCEPTION_BITMAP, EXCEPTIONS);
+    let undefined = u32::from(environment.undefined_exits) << vector::UD;
+    vmcs.write(control::EXCEPTION_BITMAP, EXCEPTIONS | undefined);
     vmcs.write(control::PAGE_FAULT_MASK, 0);
     vmcs.write(control::PAGE_FAULT_MATCH, 0);
     vmcs.write(control::CR3_TARGET_COUNT, 0);

@@ -125,6 +125,7 @@ pub(super) fn filled(capabilities: &Capabilities, registers: &Registers) -> Test
         tsc_ratio: TscRatio::ONE,
         tsc_offset: 0,
         msr_bitmap: Hpa::new(0x30_0000),
+        undefined_exits: false,
     };
     setup::write_controls(&mut vmcs, &controls, &environment);
     let state = HostState {

@@ -137,6 +137,7 @@ impl VmxVcpu {
             tsc_ratio: init.tsc_ratio,
             tsc_offset: init.tsc_offset,
             msr_bitmap: msr_bitmap.hpa,
+            undefined_exits: init.undefined_exits,
         };
         setup::write_controls(&mut vcpu.vmcs(), &vcpu.controls, &environment);
         vcpu.set_registers(&init.registers);

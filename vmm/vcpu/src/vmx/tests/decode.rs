@@ -141,6 +141,7 @@ fn nmis_and_machine_checks_are_the_hosts_and_other_exceptions_go_back() {
     };
     assert_eq!(event(0x8000_0202), Decoded::Nmi);
     assert_eq!(event(0x8000_0312), Decoded::MachineCheck);
+    assert_eq!(event(0x8000_0306), Decoded::Exit(Exit::Undefined));
     assert_eq!(event(0x8000_0301), Decoded::Reflect(Injection::fault(1, None), 0x4000));
     assert_eq!(event(0x8000_0b11), Decoded::Reflect(Injection::fault(17, Some(0)), 0x4000));
     let int1 = Injection {
