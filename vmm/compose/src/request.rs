@@ -92,6 +92,7 @@ fn tell(f: &mut fmt::Formatter<'_>, why: &CarveError) -> fmt::Result {
         Resource::Queues => "queues",
         Resource::Entries => "entries in a queue",
         Resource::Slots => "interrupts",
+        Resource::Namespaces => "namespaces",
     };
     match *why {
         CarveError::Missing { what, wanted, left } => {
