@@ -56,10 +56,11 @@ pub(super) const VFLRE: u64 = 0x0c88;
 pub(super) const VFRE: u64 = 0x0c8c;
 pub(super) const VFTE: u64 = 0x0c90;
 
-/// Interrupt causes, cleared by reading (8.8.8); enabled and disabled causes (8.8.10, 8.8.11).
-pub(super) const ICR: u64 = 0x1500;
-pub(super) const IMS: u64 = 0x1508;
-pub(super) const IMC: u64 = 0x150c;
+/// Interrupt causes, cleared by reading (8.8.8); enabled and disabled causes (8.8.10, 8.8.11). At their older addresses,
+/// which QEMU's has alone.
+pub(super) const ICR: u64 = 0x00c0;
+pub(super) const IMS: u64 = 0x00d0;
+pub(super) const IMC: u64 = 0x00d8;
 pub(super) const LINK_CHANGE: u32 = 1 << 2;
 pub(super) const MAILBOX: u32 = 1 << 8;
 /// General purpose interrupts (8.8.13).
