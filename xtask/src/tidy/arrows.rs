@@ -42,6 +42,7 @@ const ALLOWED: [(&str, &[&str]); 33] = [
             "calibrate",
             "config",
             "consoles",
+            "devices",
             "firmware",
             "frames",
             "hw",
