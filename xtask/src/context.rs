@@ -28,7 +28,7 @@ pub(crate) struct Context {
     linux: Once<Linux>,
     kvm: Once<()>,
     beds: [Once<Box<dyn Bed>>; 2],
-    siov: [Once<PathBuf>; 2],
+    models: [Once<PathBuf>; 2],
 }
 
 /// One boot of Kerf on a bed.
@@ -63,7 +63,7 @@ impl Context {
             linux: OnceLock::new(),
             kvm: OnceLock::new(),
             beds: [OnceLock::new(), OnceLock::new()],
-            siov: [OnceLock::new(), OnceLock::new()],
+            models: [OnceLock::new(), OnceLock::new()],
         })
     }
 
@@ -107,13 +107,13 @@ impl Context {
         once(&self.beds[kind as usize], || bed::prepare(kind, &self.cache)).map(|bed| &**bed)
     }
 
-    /// The shared object that has the device of `tests/models/siov` for a bed, built.
-    pub(crate) fn siov(&self, kind: BedKind) -> Result<&Path, String> {
+    /// The shared object that has our own devices for a bed, built.
+    pub(crate) fn models(&self, kind: BedKind) -> Result<&Path, String> {
         let build = || match kind {
             BedKind::Qemu => artefacts::build_device(&self.root),
             BedKind::Bochs => bed::build_bochs_plugin(&self.root, &self.cache),
         };
-        once(&self.siov[kind as usize], build).map(PathBuf::as_path)
+        once(&self.models[kind as usize], build).map(PathBuf::as_path)
     }
 
     /// Whether QEMU can run Kerf on this host's own CPU.

@@ -109,11 +109,12 @@ impl Bed for Bochs {
             command.env("LD_PRELOAD", &plugin.object);
             command.envs(plugin.arguments.iter().map(|(name, value)| (*name, value)));
         }
-        if let Some(folder) = machine.siov().and_then(Path::parent) {
+        if let Some(folder) = machine.models().find_map(|(_, object)| object.parent()) {
             let root = self.program.root.as_deref().unwrap_or(Path::new("/"));
             let both = std::env::join_paths([folder, &root.join(PLUGINS)]);
             command.env("LTDL_LIBRARY_PATH", both.explain(|| "the plugins of Bochs")?);
-            command.env("KERF_IOMMU", unit(machine.iommu));
+            let names: Vec<&str> = machine.models().map(|(name, _)| name).collect();
+            command.env("KERF_IOMMU", unit(machine.iommu)).env("KERF_DEVICES", names.join(","));
         }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = process::spawn(&mut command)?;
@@ -188,8 +189,11 @@ impl Bochs {
     /// The settings file. The log goes to the error output, the debug port to the output.
     fn settings(&self, image: &Path, machine: &Machine, port: u16) -> String {
         let debug = if machine.count_entries { "report" } else { "ignore" };
-        let models =
-            if machine.siov().is_some() { ", slot1=kerf\nplugin_ctrl: kerf=1" } else { "" };
+        let models = if machine.models().next().is_some() {
+            ", slot1=kerf\nplugin_ctrl: kerf=1"
+        } else {
+            ""
+        };
         format!(
             r#"config_interface: textconfig
 display_library: rfb, options="timeout=0"

@@ -82,8 +82,8 @@ pub(crate) enum Device {
     Edu,
     VirtioBlk(PathBuf),
     VirtioNet,
-    /// Our own, which a shared object brings: on Bochs with the IOMMU, both of them models.
-    Siov(PathBuf),
+    /// A model of our own, `siov`, `dsa` or `dsa-2`, which a shared object brings: on Bochs with the IOMMU, a model too.
+    Model(&'static str, PathBuf),
 }
 
 /// The emulated machine.
@@ -102,9 +102,9 @@ pub(crate) struct Machine {
     pub(crate) serial: Serial,
     /// QEMU takes the host's own virtualization, nested, instead of emulating a CPU.
     pub(crate) kvm: bool,
-    /// Its IOMMU. On Bochs there is none but what [`Device::Siov`] brings.
+    /// Its IOMMU. On Bochs there is none but what [`Device::Model`] brings.
     pub(crate) iommu: Iommu,
-    /// Devices, each behind a root port. On Bochs there is at most [`Device::Siov`], on bus 0.
+    /// Devices, each behind a root port. On Bochs there is nothing but [`Device::Model`], on bus 0.
     pub(crate) devices: Vec<Device>,
     /// Its memory, registers among it, can be reached from outside: [`Session::probe`]. Only on QEMU.
     pub(crate) probe: bool,
@@ -123,10 +123,10 @@ pub(crate) struct Plugin {
 }
 
 impl Machine {
-    /// The shared object that has [`Device::Siov`].
-    fn siov(&self) -> Option<&Path> {
-        self.devices.iter().find_map(|device| match device {
-            Device::Siov(object) => Some(object.as_path()),
+    /// The models among its devices, and the shared object that has each.
+    fn models(&self) -> impl Iterator<Item = (&'static str, &Path)> {
+        self.devices.iter().filter_map(|device| match device {
+            Device::Model(name, object) => Some((*name, object.as_path())),
             _ => None,
         })
     }

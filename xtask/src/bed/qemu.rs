@@ -77,7 +77,8 @@ fn check(program: &Program, advice: &str) -> Result<(), String> {
 
 impl Bed for Qemu {
     fn launch(&self, image: &Path, machine: &Machine, scratch: Scratch) -> Result<Session, String> {
-        let mut command = self.program.preloading(machine.siov());
+        let mut command =
+            self.program.preloading(machine.models().map(|(_, object)| object).next());
         command.current_dir(scratch.path());
         command.args(options(machine));
         if machine.probe {
@@ -182,7 +183,7 @@ fn devices(devices: &[Device]) -> Vec<String> {
             Device::Nvme(disk) | Device::VirtioBlk(disk) => {
                 add("-drive", format!("if=none,id={back},format=raw,file={}", escape(disk)));
             }
-            Device::Edu | Device::Siov(_) => {}
+            Device::Edu | Device::Model(..) => {}
             Device::Igb | Device::VirtioNet => add("-netdev", format!("user,id={back}")),
             Device::Pair => {
                 add("-device", format!("virtio-rng-pci,bus={port},addr=0.0,multifunction=on"));
@@ -191,7 +192,7 @@ fn devices(devices: &[Device]) -> Vec<String> {
         let kind = match device {
             Device::Nvme(_) => format!("nvme,serial=kerf{index},drive={back}"),
             Device::Edu => "edu,dma_mask=0xffffffffffffffff".to_owned(),
-            Device::Siov(_) => "kerf-siov".to_owned(),
+            Device::Model(name, _) => format!("kerf-{name}"),
             Device::Igb => format!("igb,netdev={back}"),
             Device::Pair => "virtio-rng-pci,addr=0.1".to_owned(),
             Device::VirtioBlk(_) => format!("virtio-blk-pci,iommu_platform=on,drive={back}"),

@@ -22,7 +22,7 @@ const ALLOWED: [(&str, &[&str]); 33] = [
     ("models", &["hw", "iommu_spec"]),
     ("siov", &["hw"]),
     ("dsa_model", &["device_spec", "hw"]),
-    ("bed_bochs", &["hw", "iommu_spec", "models", "pci", "siov"]),
+    ("bed_bochs", &["device_spec", "dsa_model", "hw", "iommu_spec", "models", "pci", "siov"]),
     ("bed_qemu", &["device_spec", "dsa_model", "hw", "siov"]),
     ("iommu", &["device_spec", "hw", "iommu_spec", "models", "paging", "siov"]),
     ("manage", &[]),

@@ -1,13 +1,13 @@
 //! SPDX-License-Identifier: LGPL-2.1-or-later
 //!
-//! Configuration space of the function, all 4 KiB of it; [`Config`] holds it. Bochs keeps the BARs, and what it knows by itself
-//! does not matter: it is asked for nothing else.
+//! Configuration space of a function, all 4 KiB of it: [`Config`], made for an [`Identity`]. Bochs keeps the BARs, and is asked
+//! for nothing else.
 
 use hw::Width;
 use pci::spec::capability::{self, express, msix};
 use pci::spec::extended::{self, pasid};
 use pci::spec::{self, COMMAND_MASTER};
-use siov::{CLASS, DVSEC, IDS, SLOTS, control};
+use siov::DVSEC;
 
 /// Bytes of a function's configuration space (PCIe 6.0, 7.2.2).
 pub(crate) const BYTES: usize = 4096;
@@ -23,6 +23,20 @@ const ENDPOINT: u16 = 9 << 4 | 2;
 /// PASIDs of 20 bits.
 const PASID_BITS: u16 = 20 << 8;
 
+/// What differs between functions.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Identity {
+    /// Vendor and device.
+    pub(crate) ids: [u16; 2],
+    /// Base class and subclass.
+    pub(crate) class: u16,
+    /// Entries of the MSI-X table.
+    pub(crate) interrupts: u16,
+    /// BAR and offset of the table, and of the pending bits.
+    pub(crate) table: u32,
+    pub(crate) pending: u32,
+}
+
 /// The registers, and which of their bits can be written.
 #[derive(Clone, Debug)]
 pub(crate) struct Config {
@@ -30,23 +44,14 @@ pub(crate) struct Config {
     writable: [u8; BYTES],
 }
 
-/// What follows from a write.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Effect {
-    /// The function is to be reset.
-    Reset,
-    /// Its interrupts may be held back now, or no longer.
-    Interrupts,
-}
-
-impl Default for Config {
+impl Config {
     /// As after reset.
-    fn default() -> Self {
+    pub(crate) fn new(identity: &Identity) -> Self {
         let mut new = Self { bytes: [0; BYTES], writable: [0; BYTES] };
-        new.put(spec::VENDOR, &IDS[0].to_le_bytes());
-        new.put(spec::DEVICE, &IDS[1].to_le_bytes());
+        new.put(spec::VENDOR, &identity.ids[0].to_le_bytes());
+        new.put(spec::DEVICE, &identity.ids[1].to_le_bytes());
         new.put(spec::REVISION, &[1]);
-        new.put(spec::REVISION + 2, &CLASS.to_le_bytes());
+        new.put(spec::REVISION + 2, &identity.class.to_le_bytes());
         // A list of capabilities, and its head.
         new.put(spec::STATUS, &spec::STATUS_CAPABILITIES.to_le_bytes());
         new.put(spec::CAPABILITIES, &[EXPRESS as u8]);
@@ -58,12 +63,11 @@ impl Default for Config {
         new.put(EXPRESS + express::DEVICE_CAPABILITIES, &express::FLR.to_le_bytes());
 
         new.put(MSIX, &[capability::MSIX, 0]);
-        new.put(MSIX + msix::CONTROL, &(SLOTS as u16 - 1).to_le_bytes());
+        new.put(MSIX + msix::CONTROL, &(identity.interrupts - 1).to_le_bytes());
         let both = msix::ENABLE | msix::MASK_ALL;
         new.allow(MSIX + msix::CONTROL, &both.to_le_bytes());
-        // Both in BAR 0.
-        new.put(MSIX + msix::TABLE, &(control::slot(0) as u32).to_le_bytes());
-        new.put(MSIX + msix::PBA, &(control::PENDING_BITS as u32).to_le_bytes());
+        new.put(MSIX + msix::TABLE, &identity.table.to_le_bytes());
+        new.put(MSIX + msix::PBA, &identity.pending.to_le_bytes());
 
         let header = |id: u16, next: u16| u32::from(id) | 1 << 16 | u32::from(next) << 20;
         new.put(PASID, &header(extended::PASID, SIOV).to_le_bytes());
@@ -76,9 +80,7 @@ impl Default for Config {
         }
         new
     }
-}
 
-impl Config {
     fn put(&mut self, at: u16, bytes: &[u8]) {
         self.bytes[usize::from(at)..][..bytes.len()].copy_from_slice(bytes);
     }
@@ -93,20 +95,17 @@ impl Config {
         (0..width.bytes() as usize).map(|n| u32::from(byte(n)) << (8 * n)).sum()
     }
 
-    /// Writes what can be written.
-    pub(crate) fn write(&mut self, at: u16, width: Width, value: u32) -> Option<Effect> {
+    /// Writes what can be written; whether the function is to be reset.
+    pub(crate) fn write(&mut self, at: u16, width: Width, value: u32) -> bool {
         let new = value.to_le_bytes();
         for (at, new) in (usize::from(at)..BYTES).zip(&new[..width.bytes() as usize]) {
             let mask = self.writable[at];
             self.bytes[at] = self.bytes[at] & !mask | new & mask;
         }
-        let within = |register: u16| (at..at + width.bytes() as u16).contains(&register);
         // A one-shot, which reads 0 (7.5.3.4).
         let reset = EXPRESS + express::DEVICE_CONTROL + 1;
-        if within(reset) && new[usize::from(reset - at)] & (express::START_FLR >> 8) as u8 != 0 {
-            return Some(Effect::Reset);
-        }
-        within(MSIX + msix::CONTROL + 1).then_some(Effect::Interrupts)
+        let byte = reset.checked_sub(at).filter(|byte| u64::from(*byte) < width.bytes());
+        byte.is_some_and(|byte| new[usize::from(byte)] & (express::START_FLR >> 8) as u8 != 0)
     }
 
     fn has(&self, at: u16, bit: u16) -> bool {
@@ -123,9 +122,13 @@ impl Config {
         self.has(PASID + pasid::CONTROL, pasid::ENABLE)
     }
 
-    /// Whether all of its interrupts are held back. Without MSI-X the slots stand for themselves.
-    pub(crate) fn holds_interrupts(&self) -> bool {
+    /// Whether it has MSI-X on.
+    pub(crate) fn has_msix(&self) -> bool {
         self.has(MSIX + msix::CONTROL, msix::ENABLE)
-            && self.has(MSIX + msix::CONTROL, msix::MASK_ALL)
+    }
+
+    /// Whether all of that is masked.
+    pub(crate) fn masks_msix(&self) -> bool {
+        self.has(MSIX + msix::CONTROL, msix::MASK_ALL)
     }
 }

@@ -1,12 +1,12 @@
 //! SPDX-License-Identifier: LGPL-2.1-or-later
 //!
-//! The models as a plugin of Bochs: the VT-d unit of `tests/models`, and the function of `tests/models/siov` behind it, in the
-//! emulator's machine ([`machine`]). `shim.cc` is the C++ part: it knows Bochs, and calls what is declared here.
-//!
-//! In the environment, `KERF_IOMMU` says what the unit can do: `legacy`, `second`, `first` or `nested`.
+//! The models as a plugin of Bochs: the VT-d unit of `tests/models`, and functions behind it ([`model`]), in the emulator's
+//! machine ([`machine`]). `shim.cc` is the C++ part: it knows Bochs, and calls what is declared here.
 
 mod config;
 mod machine;
+mod model;
+mod way;
 
 use std::ffi::{CStr, CString, c_char};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -68,17 +68,40 @@ fn with<T>(nothing: T, act: impl FnOnce(&mut Machine) -> T) -> T {
     })
 }
 
-/// Makes the machine. The function is device and function `devfn` of bus 0. False where `kind` is no unit.
+/// # Safety
+/// The string must end with a zero, and stay as long as what is returned.
+unsafe fn text<'a>(text: *const c_char) -> &'a str {
+    // SAFETY: the caller's promise.
+    unsafe { CStr::from_ptr(text) }.to_str().unwrap_or_default()
+}
+
+/// Makes the machine with a unit that is `legacy`, `second`, `first` or `nested`. False where `kind` is none of them.
 ///
 /// # Safety
 /// The functions of `bochs` must be what they are said to be, for good; `kind` must end with a zero.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn bed_start(bochs: Bochs, kind: *const c_char, devfn: u8) -> bool {
+pub unsafe extern "C" fn bed_start(bochs: Bochs, kind: *const c_char) -> bool {
     // SAFETY: the caller's promise.
-    let kind = unsafe { CStr::from_ptr(kind) };
-    let profile = kind.to_str().ok().and_then(machine::profile);
-    *lock() = profile.map(|profile| Machine::new(bochs, profile, devfn));
+    let profile = machine::profile(unsafe { text(kind) });
+    *lock() = profile.map(|profile| Machine::new(bochs, profile));
     profile.is_some()
+}
+
+/// Adds a function, device and function `devfn` of bus 0, by which it is called from then on; or -1 where there is no `name`.
+///
+/// # Safety
+/// `name` must end with a zero.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn bed_add(name: *const c_char, devfn: u8) -> i32 {
+    // SAFETY: the caller's promise.
+    let model = model::of(unsafe { text(name) });
+    model.map_or(-1, |model| with(-1, |machine| machine.add(model, devfn) as i32))
+}
+
+/// Bytes of a BAR of a function, 0 where it has none.
+#[unsafe(no_mangle)]
+pub extern "C" fn bed_bar_bytes(function: u32, bar: u32) -> u32 {
+    with(0, |machine| machine.bar_bytes(function as usize, bar as usize) as u32)
 }
 
 /// Reads a register of the unit.
@@ -95,27 +118,24 @@ pub extern "C" fn bed_unit_write(offset: u64, bytes: u32, value: u64) {
     with((), |machine| machine.unit.store(offset, width, value));
 }
 
-/// Lets the unit do a step; whether there is more to do.
+/// Lets everything do a step; whether there is more to do.
 #[unsafe(no_mangle)]
-pub extern "C" fn bed_unit_tick() -> bool {
-    with(false, |machine| {
-        machine.unit.tick();
-        !machine.unit.is_idle()
-    })
+pub extern "C" fn bed_tick() -> bool {
+    with(false, Machine::tick)
 }
 
-/// Reads configuration space of the function, all but its BARs.
+/// Reads configuration space of a function, all but its BARs.
 #[unsafe(no_mangle)]
-pub extern "C" fn bed_config_read(offset: u16, bytes: u32) -> u32 {
+pub extern "C" fn bed_config_read(function: u32, offset: u16, bytes: u32) -> u32 {
     let width = Width::try_new(bytes.into()).unwrap_or(Width::W4);
-    with(u32::MAX, |machine| machine.config_read(offset, width))
+    with(u32::MAX, |machine| machine.config_read(function as usize, offset, width))
 }
 
 /// Writes it.
 #[unsafe(no_mangle)]
-pub extern "C" fn bed_config_write(offset: u16, bytes: u32, value: u32) {
+pub extern "C" fn bed_config_write(function: u32, offset: u16, bytes: u32, value: u32) {
     let width = Width::try_new(bytes.into()).unwrap_or(Width::W4);
-    with((), |machine| machine.config_write(offset, width, value));
+    with((), |machine| machine.config_write(function as usize, offset, width, value));
 }
 
 /// Reads a BAR.
@@ -123,10 +143,16 @@ pub extern "C" fn bed_config_write(offset: u16, bytes: u32, value: u32) {
 /// # Safety
 /// `to` must have room for as many bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn bed_bar_read(offset: u64, bytes: u32, to: *mut u8) {
+pub unsafe extern "C" fn bed_bar_read(
+    function: u32,
+    bar: u32,
+    offset: u64,
+    bytes: u32,
+    to: *mut u8,
+) {
     // SAFETY: the caller's promise.
     let to = unsafe { std::slice::from_raw_parts_mut(to, bytes as usize) };
-    with((), |machine| machine.bar_read(offset, to));
+    with((), |machine| machine.bar_read(function as usize, bar as usize, offset, to));
 }
 
 /// Writes a BAR, up to 64 bytes at once.
@@ -134,10 +160,16 @@ pub unsafe extern "C" fn bed_bar_read(offset: u64, bytes: u32, to: *mut u8) {
 /// # Safety
 /// `from` must have as many bytes.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn bed_bar_write(offset: u64, bytes: u32, from: *const u8) {
+pub unsafe extern "C" fn bed_bar_write(
+    function: u32,
+    bar: u32,
+    offset: u64,
+    bytes: u32,
+    from: *const u8,
+) {
     // SAFETY: the caller's promise.
     let from = unsafe { std::slice::from_raw_parts(from, bytes as usize) };
-    with((), |machine| machine.bar_write(offset, from));
+    with((), |machine| machine.bar_write(function as usize, bar as usize, offset, from));
 }
 
 /// Says what has happened, and what was done wrong.

@@ -1,29 +1,17 @@
-//! A device of the guest's own, the function of `tests/models/siov`: DMA stays within the guest's memory and is refused outside,
-//! interrupts arrive as MSI-X says and not otherwise, and a reset is one.
+//! The function of `tests/models/siov`.
 
-#![no_std]
-#![no_main]
-
-use core::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use core::sync::atomic::Ordering::Relaxed;
 
 use guests::{
     apic, check,
     cpu::{self, cpuid},
-    paging::Page,
-    trap::on_interrupt,
 };
 
-guests::guest!("siov", run);
+use crate::{FROM, Function, OUTSIDE, TO, VECTOR, interrupts, load, store};
 
-/// Configuration space of bus 0, where Kerf has it for guests.
-const ECAM: u64 = 0xe000_0000;
 /// Of the function: vendor and device, and what the control page begins with.
 const IDENTITY: u32 = 0x51f0_1234;
 const SIGNATURE: u32 = u32::from_le_bytes(*b"SIOV");
-/// Beyond all RAM of the guest.
-const OUTSIDE: u64 = 0x1000_0000;
-
-const VECTOR: u8 = 0x61;
 /// The slot that is used.
 const SLOT: u64 = 3;
 
@@ -47,51 +35,16 @@ const READ_REFUSED: u8 = 2;
 const WRITE_REFUSED: u8 = 3;
 const DISABLED: u8 = 6;
 
-static INTERRUPTS: AtomicU32 = AtomicU32::new(0);
-static FROM: Page = Page::new();
-static TO: Page = Page::new();
-
-fn load(at: u64) -> u32 {
-    // SAFETY: a register of a device, or configuration space, which are mapped one to one and hold no memory.
-    unsafe { core::ptr::with_exposed_provenance::<u32>(at as usize).read_volatile() }
-}
-
-fn store(at: u64, value: u32) {
-    // SAFETY: as in `load`. What the device then writes are the pages that are meant for it, or nothing of this guest's.
-    unsafe { core::ptr::with_exposed_provenance_mut::<u32>(at as usize).write_volatile(value) }
-}
-
-/// The function: its configuration space, its BAR and its MSI-X capability.
-struct Function {
-    config: u64,
+/// The function with its registers.
+struct Siov {
+    function: Function,
     bar: u64,
-    express: u64,
-    msix: u64,
 }
 
-impl Function {
-    fn find() -> Option<Self> {
-        let mut config = (1..32).map(|bus| ECAM + (bus << 20));
-        let config = config.find(|&config| load(config) == IDENTITY)?;
-        let capability = |id: u8| {
-            let mut at = u64::from(load(config + 0x34) as u8);
-            while at != 0 && load(config + at) as u8 != id {
-                at = u64::from(load(config + at) >> 8 & 0xff);
-            }
-            (at != 0).then_some(config + at)
-        };
-        let bar = u64::from(load(config + 0x10) & !0xf);
-        Some(Self { config, bar, express: capability(0x10)?, msix: capability(0x11)? })
-    }
-
-    /// Lets it decode its BAR and do DMA, and lets its interrupts go.
+impl Siov {
+    /// Lets it be used.
     fn enable(&self) {
-        store(self.config + 4, 0b110);
-        let slot = self.bar + SLOTS + 16 * SLOT;
-        store(slot, 0xfee0_0000 | apic::id() << 12);
-        store(slot + 8, VECTOR.into());
-        store(slot + 12, 0);
-        store(self.msix, 1 << 31);
+        self.function.enable(self.bar, SLOT);
     }
 
     fn register(&self, offset: u64) -> u32 {
@@ -109,18 +62,11 @@ impl Function {
     }
 }
 
-/// Interrupts since it was asked last, with those that are on their way.
-fn interrupts() -> u32 {
-    cpu::listen(10_000);
-    INTERRUPTS.swap(0, Relaxed)
-}
-
-fn run() {
-    apic::enable();
-    on_interrupt(VECTOR, || _ = INTERRUPTS.fetch_add(1, Relaxed));
-    let function = Function::find();
+pub(crate) fn run() {
+    let function = Function::find(IDENTITY);
     check!("the-function-is-there", function.is_some());
     let Some(function) = function else { return };
+    let function = Siov { bar: function.bar(0), function };
     function.enable();
     check!("its-bar-is-there", function.register(0) == SIGNATURE, "{:#x}", function.bar);
     nothing_without_leave(&function);
@@ -131,13 +77,13 @@ fn run() {
     reset(&function);
 }
 
-fn nothing_without_leave(function: &Function) {
+fn nothing_without_leave(function: &Siov) {
     let (status, _) = function.submit(FILL | INTERRUPT, 8, 1, TO.gpa());
     check!("an-interface-is-off-at-first", status == DISABLED && interrupts() == 0, "{status}");
 }
 
 /// DMA within the guest's memory works, over pages too, and says so by record and interrupt.
-fn inside(function: &Function) {
+fn inside(function: &Siov) {
     for (n, word) in (0..).zip(FROM.words()) {
         word.store(n * 0x0101_0101, Relaxed);
     }
@@ -153,7 +99,7 @@ fn inside(function: &Function) {
 }
 
 /// What is not the guest's, the device does not reach for it either.
-fn outside(function: &Function) {
+fn outside(function: &Siov) {
     let canary = 0x1234_5678_9abc_def0;
     TO.words()[0].store(canary, Relaxed);
     for (name, gpa) in
@@ -190,7 +136,7 @@ fn outside(function: &Function) {
 }
 
 /// A masked entry holds its interrupt back until it is let go.
-fn masked(function: &Function) {
+fn masked(function: &Siov) {
     let control = function.bar + SLOTS + 16 * SLOT + 12;
     store(control, 1);
     let (status, _) = function.submit(FILL | INTERRUPT, 8, 5, TO.gpa());
@@ -206,15 +152,20 @@ fn masked(function: &Function) {
 }
 
 /// Function-level reset, and the function used anew.
-fn reset(function: &Function) {
+fn reset(function: &Siov) {
     const START: u32 = 1 << 15;
-    let before = load(function.express + 8);
-    store(function.express + 8, before | START);
-    // The frequency in kHz, as the hypervisor tells it; 100 ms are the function's to take.
-    cpu::listen(u64::from(cpuid(0x4000_0010, 0).eax) * 110);
-    let bar = load(function.config + 0x10) & !0xf;
-    store(function.config + 0x10, function.bar as u32);
-    let command = load(function.config + 4) & 0b110;
+    let before = load(function.function.express + 8);
+    store(function.function.express + 8, before | START);
+    // The frequency in kHz, as the hypervisor tells it. Until it is back the function answers nobody.
+    let millisecond = u64::from(cpuid(0x4000_0010, 0).eax);
+    let is_back = (0..130).any(|_| {
+        cpu::listen(10 * millisecond);
+        load(function.function.config) == IDENTITY
+    });
+    check!("it-comes-back-from-its-reset", is_back);
+    let bar = load(function.function.config + 0x10) & !0xf;
+    store(function.function.config + 0x10, function.bar as u32);
+    let command = load(function.function.config + 4) & 0b110;
     check!("a-reset-takes-decoding-and-dma", command == 0, "{command:#x}, BAR at {bar:#x}");
     function.enable();
     let (status, _) = function.submit(FILL, 8, 0, TO.gpa());
