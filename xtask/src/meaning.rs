@@ -171,6 +171,10 @@ fn tell_vm(
     for device in &vm.devices {
         say(format_args!("  device        {device}"));
     }
+    for config::Vdev { kind, queues, entries, .. } in &vm.vdevs {
+        let kind = lower(kind);
+        say(format_args!("  virtual       {kind}, {queues} queues of {entries} entries"));
+    }
     let config::Unknown { ports, mmio, msrs } = vm.unknown;
     let (ports, mmio, msrs) = (lower(&ports), lower(&mmio), lower(&msrs));
     say(format_args!("  unknown       ports {ports}, addresses {mmio}, MSRs {msrs}"));

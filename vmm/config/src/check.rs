@@ -10,10 +10,10 @@ use hw::{Function, RequesterId};
 use toml::{Spanned, de::DeTable};
 
 use crate::{
-    Config, ConfigError, Device, Hypervisor, Loader, Namespace, PathFault, Problem, RunMode,
-    VERSION, Vm,
+    Config, ConfigError, Device, Hosting, Hypervisor, Loader, Namespace, PathFault, Problem,
+    RunMode, VERSION, Vdev, Vm,
     place::{Source, path_at},
-    schema::{DeviceTable, File, HypervisorTable, VmTable},
+    schema::{DeviceTable, File, HostingTable, HypervisorTable, VdevTable, VmTable},
 };
 
 /// Guest memory is mapped in pages of this many bytes.
@@ -54,11 +54,13 @@ pub fn parse(file_name: &str, text: &str) -> Result<Config, ConfigError> {
         source.error(span, &key, Problem::Schema(words, near))
     })?;
     let hypervisor = check_hypervisor(&source, file.hypervisor)?;
+    let hosting = file.hosting.into_iter().map(|table| check_hosting(&source, table));
+    let hosting = hosting.collect::<Result<_, _>>()?;
     let vms = check_vms(&source, hypervisor.share_cpus, file.vm)?;
     if vms.is_empty() && hypervisor.mode == RunMode::Run {
         return Err(source.error(0..0, "vm", Problem::NoVm));
     }
-    Ok(Config { hypervisor, vms, source })
+    Ok(Config { hypervisor, hosting, vms, source })
 }
 
 fn check_hypervisor(source: &Source, table: HypervisorTable) -> Result<Hypervisor, ConfigError> {
@@ -165,6 +167,11 @@ fn check_vm(source: &Source, table: VmTable) -> Result<Vm, ConfigError> {
             .into_iter()
             .map(|device| check_device(source, device))
             .collect::<Result<_, _>>()?,
+        vdevs: table
+            .vdev
+            .into_iter()
+            .map(|vdev| check_vdev(source, vdev))
+            .collect::<Result<_, _>>()?,
         unknown: table.unknown,
         idle: table.idle,
         emulate: table.emulate,
@@ -186,12 +193,7 @@ fn check_device(source: &Source, table: Spanned<DeviceTable>) -> Result<Device, 
             Problem::Class(*class.get_ref()),
         ));
     }
-    let function = |text: Spanned<String>, key| {
-        function_of(text.get_ref()).ok_or_else(|| {
-            let problem = Problem::Function(text.get_ref().clone());
-            source.error(text.span(), key, problem)
-        })
-    };
+    let function = |text: Spanned<String>, key| check_function(source, &text, key);
     let DeviceTable { vendor, device, namespace, namespace_bytes, .. } = table;
     let class = table.class.map(Spanned::into_inner);
     let is_like = vendor.is_some() || device.is_some() || class.is_some();
@@ -218,6 +220,37 @@ fn check_device(source: &Source, table: Spanned<DeviceTable>) -> Result<Device, 
         }
         _ => Err(source.error(span, "vm.device", Problem::DeviceForm)),
     }
+}
+
+fn check_hosting(source: &Source, table: HostingTable) -> Result<Hosting, ConfigError> {
+    let function = check_function(source, &table.function, "hosting.function")?;
+    Ok(Hosting { function, queues: table.queues })
+}
+
+fn check_vdev(source: &Source, table: VdevTable) -> Result<Vdev, ConfigError> {
+    let functions = table.functions.iter();
+    Ok(Vdev {
+        kind: table.kind,
+        functions: functions
+            .map(|function| check_function(source, function, "vm.vdev.functions"))
+            .collect::<Result<_, _>>()?,
+        queues: table.queues,
+        entries: table.entries,
+        interrupts: table.interrupts,
+        version: table.version,
+        spread: table.spread,
+    })
+}
+
+fn check_function(
+    source: &Source,
+    text: &Spanned<String>,
+    key: &'static str,
+) -> Result<Function, ConfigError> {
+    function_of(text.get_ref()).ok_or_else(|| {
+        let problem = Problem::Function(text.get_ref().clone());
+        source.error(text.span(), key, problem)
+    })
 }
 
 /// `0000:01:00.0`, or without the segment.
@@ -350,7 +383,7 @@ fn cmdline_problem(line: &str) -> Option<Problem> {
 
 /// The schema's key that is at most two edits away.
 fn nearest_key(key: &str) -> Option<&'static str> {
-    const KEYS: [&str; 50] = [
+    const KEYS: [&str; 58] = [
         "version",
         "hypervisor",
         "vm",
@@ -371,6 +404,14 @@ fn nearest_key(key: &str) -> Option<&'static str> {
         "initrd",
         "modules",
         "cmdline",
+        "vdev",
+        "kind",
+        "functions",
+        "queues",
+        "entries",
+        "interrupts",
+        "spread",
+        "hosting",
         "device",
         "function",
         "vendor",

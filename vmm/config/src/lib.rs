@@ -51,6 +51,8 @@ pub const VERSION: i64 = 1;
 pub struct Config {
     /// `[hypervisor]`.
     pub hypervisor: Hypervisor,
+    /// `[[hosting]]`, in the file's order.
+    pub hosting: Vec<Hosting>,
     /// `[[vm]]`, in the file's order; at least one, but for a survey.
     pub vms: Vec<Vm>,
     /// What it was read from, for messages.
@@ -171,6 +173,8 @@ pub struct Vm {
     pub cmdline: String,
     /// `[[vm.device]]`: the machine's functions that it has, in the file's order.
     pub devices: Vec<Device>,
+    /// `[[vm.vdev]]`: virtual devices that it has, in the file's order.
+    pub vdevs: Vec<Vdev>,
     /// `[vm.unknown]`: what an access to something that is not there does.
     pub unknown: Unknown,
     /// `idle`: whether waiting instructions exit.
@@ -255,6 +259,54 @@ impl fmt::Display for Device {
         }
         class.map_or(Ok(()), |class| write!(f, " of class {class:#08x}"))
     }
+}
+
+/// `[[hosting]]`: a function of the machine that Kerf keeps, to carve interfaces for virtual devices from it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hosting {
+    /// `function`: its address.
+    pub function: Function,
+    /// `queues`: how many entries each of its work queues is to have; all that it has, evenly, where this is empty.
+    pub queues: Vec<u16>,
+}
+
+/// `[[vm.vdev]]`: a virtual device, composed of interfaces.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Vdev {
+    /// `kind`: what the guest sees.
+    pub kind: VdevKind,
+    /// `functions`: of which hosting functions, in this order; of any where there are none.
+    pub functions: Vec<Function>,
+    /// `queues`: its work queues.
+    pub queues: u32,
+    /// `entries`: of each queue, at least.
+    pub entries: u32,
+    /// `interrupts`: of each queue.
+    pub interrupts: u32,
+    /// `version`: what the guest is promised.
+    pub version: VdevVersion,
+    /// `spread`: queues are taken from the functions in turn.
+    pub spread: bool,
+}
+
+/// `vm.vdev.kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum VdevKind {
+    /// `"dsa"`: Intel's Data Streaming Accelerator.
+    Dsa,
+}
+
+/// `vm.vdev.version`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+pub enum VdevVersion {
+    /// `"1.0"`.
+    #[default]
+    #[serde(rename = "1.0")]
+    V1,
+    /// `"2.0"`.
+    #[serde(rename = "2.0")]
+    V2,
 }
 
 /// `vm.loader`.

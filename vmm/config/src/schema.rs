@@ -7,7 +7,7 @@ use toml::Spanned;
 
 use crate::{
     Background, Console, Cpuid, Emulated, Idle, Iommu, Loader, LogLevel, OnFault, OnReset, RunMode,
-    TestSwitches, Unknown,
+    TestSwitches, Unknown, VdevKind, VdevVersion,
 };
 
 /// The whole file.
@@ -20,7 +20,18 @@ pub(crate) struct File {
     #[serde(default)]
     pub(crate) hypervisor: HypervisorTable,
     #[serde(default)]
+    pub(crate) hosting: Vec<HostingTable>,
+    #[serde(default)]
     pub(crate) vm: Vec<VmTable>,
+}
+
+/// `[[hosting]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct HostingTable {
+    pub(crate) function: Spanned<String>,
+    #[serde(default)]
+    pub(crate) queues: Vec<u16>,
 }
 
 /// `[hypervisor]`.
@@ -55,6 +66,8 @@ pub(crate) struct VmTable {
     #[serde(default)]
     pub(crate) device: Vec<Spanned<DeviceTable>>,
     #[serde(default)]
+    pub(crate) vdev: Vec<VdevTable>,
+    #[serde(default)]
     pub(crate) unknown: Unknown,
     #[serde(default)]
     pub(crate) idle: Idle,
@@ -83,4 +96,27 @@ pub(crate) struct DeviceTable {
     pub(crate) virtual_function_of: Option<Spanned<String>>,
     pub(crate) namespace: Option<u32>,
     pub(crate) namespace_bytes: Option<Spanned<String>>,
+}
+
+/// `[[vm.vdev]]`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(crate) struct VdevTable {
+    pub(crate) kind: VdevKind,
+    #[serde(default)]
+    pub(crate) functions: Vec<Spanned<String>>,
+    #[serde(default = "one")]
+    pub(crate) queues: u32,
+    #[serde(default = "one")]
+    pub(crate) entries: u32,
+    #[serde(default = "one")]
+    pub(crate) interrupts: u32,
+    #[serde(default)]
+    pub(crate) version: VdevVersion,
+    #[serde(default)]
+    pub(crate) spread: bool,
+}
+
+const fn one() -> u32 {
+    1
 }

@@ -234,7 +234,7 @@ fn unknown_key_is_refused_with_its_neighbour() {
     assert_eq!(
         with("memory =", "memry ="),
         "kerf.toml:8: vm.memry: unknown key `memry`, expected one of `name`, `vcpus`, `cpus`, `memory`, \
-         `loader`, `kernel`, `initrd`, `modules`, `cmdline`, `device`, `unknown`, `idle`, `emulate`, `on-reset`, `on-fault`, `reserved-devices`, `cpuid`, \
+         `loader`, `kernel`, `initrd`, `modules`, `cmdline`, `device`, `vdev`, `unknown`, `idle`, `emulate`, `on-reset`, `on-fault`, `reserved-devices`, `cpuid`, \
          `test`; did you mean `memory`?"
     );
     assert_eq!(
@@ -449,6 +449,30 @@ fn virtual_functions_are_named_by_their_physical_one() {
     ] {
         assert_eq!(one(more), Device::Virtual { of, namespace });
     }
+}
+
+#[test]
+fn virtual_devices_and_what_they_are_carved_from_are_read() {
+    let text = [
+        GOOD,
+        "[[vm.vdev]]\nkind = \"dsa\"\nfunctions = [\"6a:01.0\"]\nqueues = 2\nversion = \"2.0\"\nspread = true\n",
+        "[[hosting]]\nfunction = \"0000:6a:01.0\"\nqueues = [16, 32]\n",
+    ];
+    let config = parse("kerf.toml", &text.concat()).unwrap();
+    let function = Function { segment: 0, rid: hw::RequesterId::new(0x6a, 1, 0) };
+    assert_eq!(config.hosting, [Hosting { function, queues: vec![16, 32] }]);
+    let vdev = Vdev {
+        kind: VdevKind::Dsa,
+        functions: vec![function],
+        queues: 2,
+        entries: 1,
+        interrupts: 1,
+        version: VdevVersion::V2,
+        spread: true,
+    };
+    assert_eq!(config.vms[0].vdevs, [vdev]);
+    let wrong = [GOOD, "[[vm.vdev]]\nkind = \"dsa\"\nfunctions = [\"6a:01\"]\n"].concat();
+    assert!(message(&wrong).contains("vm.vdev.functions"));
 }
 
 #[test]
