@@ -21,8 +21,8 @@ mod terminal;
 
 pub use line::{Key, LineEditor};
 pub use message::{
-    CpuUse, Exits, FaultUse, FunctionUse, IommuUse, LastExit, MemoryUse, Refusal, Request,
-    Response, State, VERSION, VcpuExits, Versioned, VmDetail, VmSummary,
+    CpuUse, Exits, FaultUse, FunctionUse, IommuUse, LastExit, MemoryUse, QueueUse, Refusal,
+    Request, Response, State, VERSION, VcpuExits, VdevUse, Versioned, VmDetail, VmSummary,
 };
 pub use parse::{HELP, ParseError, near, parse};
 pub use terminal::{Background, Focus, Input, SWITCH_KEY, Terminal};

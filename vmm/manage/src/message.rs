@@ -55,6 +55,8 @@ pub enum Request {
     Groups,
     /// What the IOMMU has blocked.
     Faults,
+    /// Virtual devices.
+    Vdevs,
     /// Stop its virtual CPUs where they are.
     Pause(String),
     /// Let them go on.
@@ -94,6 +96,8 @@ pub enum Response {
     Groups(Vec<String>),
     /// To [`Request::Faults`], the latest last.
     Faults(Vec<FaultUse>),
+    /// To [`Request::Vdevs`].
+    Vdevs(Vec<VdevUse>),
     /// A virtual machine was brought into this state.
     Done(String, State),
     /// The machine ends.
@@ -216,6 +220,34 @@ pub struct FunctionUse {
     pub reset: &'static str,
     /// The VM that has it.
     pub owner: Option<String>,
+}
+
+/// A virtual device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VdevUse {
+    /// Its number.
+    pub id: u32,
+    /// The VM that has it.
+    pub owner: String,
+    /// Its work queues.
+    pub queues: Vec<QueueUse>,
+    /// Registers that came to Kerf: name, reads and writes.
+    pub registers: Vec<(&'static str, [u64; 2])>,
+    /// Lines to portals that came to Kerf, and how many of them were lost.
+    pub lines: [u64; 2],
+}
+
+/// A work queue of one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueUse {
+    /// The hosting function's address.
+    pub function: String,
+    /// The interface's number in that.
+    pub interface: u16,
+    /// By what its requests are known.
+    pub pasid: u32,
+    /// How its portals are served.
+    pub portals: String,
 }
 
 /// What the IOMMU has in use: the same before and after something that gave everything back.

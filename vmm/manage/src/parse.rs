@@ -15,7 +15,7 @@ enum Form {
 }
 
 /// The commands: word, form, what it does.
-const COMMANDS: [(&str, Form, &str); 16] = [
+const COMMANDS: [(&str, Form, &str); 17] = [
     ("help", Form::Alone(|| Request::Help), "these lines"),
     ("vms", Form::Alone(|| Request::Vms), "all virtual machines"),
     ("vm", Form::OfVm(Request::Vm), "one of them: state, exits by kind, memory"),
@@ -28,6 +28,7 @@ const COMMANDS: [(&str, Form, &str); 16] = [
         "what it has in use; \"iommu groups\": which functions belong together",
     ),
     ("faults", Form::Alone(|| Request::Faults), "what the IOMMU has blocked"),
+    ("vdevs", Form::Alone(|| Request::Vdevs), "virtual devices, and what they are made of"),
     ("log", Form::Alone(|| Request::Log), "the latest of the console's output"),
     ("exits", Form::OfVm(Request::Exits), "exits of each virtual CPU, and its last ones"),
     ("pause", Form::OfVm(Request::Pause), "let a VM stand still"),

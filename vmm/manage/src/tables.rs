@@ -4,8 +4,8 @@ use alloc::string::{String, ToString};
 use core::fmt::{self, Display, Formatter};
 
 use crate::{
-    CpuUse, Exits, FaultUse, FunctionUse, HELP, IommuUse, MemoryUse, Refusal, Response, State,
-    VERSION, VcpuExits, VmDetail, VmSummary,
+    CpuUse, Exits, FaultUse, FunctionUse, HELP, IommuUse, MemoryUse, QueueUse, Refusal, Response,
+    State, VERSION, VcpuExits, VdevUse, VmDetail, VmSummary,
 };
 
 impl Display for Response {
@@ -22,6 +22,7 @@ impl Display for Response {
             Self::Iommu(found) => iommu(found.as_ref(), f),
             Self::Groups(groups) => groups.iter().try_for_each(|group| writeln!(f, "{group}")),
             Self::Faults(faults) => faults_in_rows(faults, f),
+            Self::Vdevs(found) => vdevs(found, f),
             Self::Done(name, state) => writeln!(f, "{name} is {state}"),
             Self::Ending => f.write_str("the machine ends\n"),
             Self::Refused(why) => writeln!(f, "{why}"),
@@ -160,6 +161,22 @@ fn functions(found: &[FunctionUse], f: &mut Formatter<'_>) -> fmt::Result {
             write!(f, "  {index}: {at:#x} {}", Bytes(*bytes))?;
         }
         writeln!(f)?;
+    }
+    Ok(())
+}
+
+fn vdevs(found: &[VdevUse], f: &mut Formatter<'_>) -> fmt::Result {
+    for VdevUse { id, owner, queues, registers, lines: [lines, lost] } in found {
+        writeln!(
+            f,
+            "vdev {id} of {owner}: {lines} lines to portals came to Kerf, {lost} were lost"
+        )?;
+        for QueueUse { function, interface, pasid, portals } in queues {
+            writeln!(f, "  interface {interface} of {function}, PASID {pasid}, portals {portals}")?;
+        }
+        for (name, [reads, writes]) in registers {
+            writeln!(f, "  {name:<10} {reads:>8} reads {writes:>8} writes")?;
+        }
     }
     Ok(())
 }
