@@ -19,7 +19,7 @@ use spin::{Mutex, Once};
 
 use crate::pci::Found;
 use crate::platform::Mmio;
-use crate::{iommu, irq, mem, sched};
+use crate::{iommu, irq, mem, sched, vdev};
 
 /// A physical function, Kerf's for good.
 #[derive(Debug)]
@@ -38,7 +38,7 @@ pub(crate) struct Part {
 
 /// Why a function cannot be driven.
 #[derive(Clone, Copy, Debug)]
-enum Problem {
+pub(crate) enum Problem {
     /// No IOMMU holds it back.
     Unheld,
     /// There is no driver for it, or its BAR 0 is nowhere, or memory is short.
@@ -176,7 +176,7 @@ fn start(
 }
 
 /// Has its first MSI-X entry go this way.
-fn interrupt(found: &Found, info: &FunctionInfo, route: &Route) -> Option<()> {
+pub(crate) fn interrupt(found: &Found, info: &FunctionInfo, route: &Route) -> Option<()> {
     let msix = info.msix?;
     let bar = found.bars(info).get(usize::from(msix.table_bar)).copied().flatten()?;
     let table = bar.from(msix.table_offset.into())?;
@@ -195,7 +195,7 @@ fn host(function: Function) -> Option<Result<&'static Host, &'static Problem>> {
 
 /// Whether a function is Kerf's own, or a virtual one of such.
 pub(crate) fn has(info: &FunctionInfo) -> bool {
-    info.physical.is_some() || host(info.function).is_some()
+    info.physical.is_some() || host(info.function).is_some() || vdev::has(info.function)
 }
 
 /// What the monitor says of a function that is Kerf's own.
@@ -277,6 +277,7 @@ impl Part {
 /// An interrupt of one of them came.
 pub(crate) fn note_interrupt() {
     TOLD.store(true, Ordering::Relaxed);
+    vdev::note_interrupt();
     sched::order(0);
 }
 

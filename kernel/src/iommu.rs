@@ -23,7 +23,7 @@ use crate::pci::{self, Found};
 use crate::platform::{Mmio, Tsc, rdtsc};
 use crate::power::Verdict;
 use crate::vm::Vm;
-use crate::{irq, sched};
+use crate::{irq, sched, vdev};
 
 /// The machine under the driver.
 #[derive(Debug)]
@@ -186,7 +186,7 @@ pub(crate) fn counts() -> Option<IommuUse> {
 pub(crate) fn faults() -> Vec<FaultUse> {
     let blocked = BLOCKED.lock().clone();
     let row = |Blocked { last, count }| FaultUse {
-        owner: owner(last.function).map(|vm| vm.config.name.clone()),
+        owner: sender(&last).map(|vm| vm.config.name.clone()),
         count,
         last: alloc::format!("{last}"),
     };
@@ -197,6 +197,15 @@ pub(crate) fn faults() -> Vec<FaultUse> {
 pub(crate) fn owner(function: Function) -> Option<&'static Vm> {
     let has = |vm: &&Vm| vm.functions.iter().any(|granted| granted.info.function == function);
     sched::world()?.vms.iter().find(has)
+}
+
+/// Whose a fault is: the VM that has the function, or an interface of it.
+fn sender(fault: &Fault) -> Option<&'static Vm> {
+    let of_interface = || {
+        let vm = vdev::owner(fault.function, fault.pasid?)?;
+        sched::world()?.vms.get(vm)
+    };
+    owner(fault.function).or_else(of_interface)
 }
 
 /// A function has a new owner, or none: what its old one did is forgotten.
@@ -232,7 +241,7 @@ pub(crate) fn look_after() {
 /// Keeps a fault, tells it unless it is one of many, and does with its function and VM as the configuration says.
 fn note(fault: Fault) {
     let count = keep(fault);
-    let vm = owner(fault.function);
+    let vm = sender(&fault);
     let owner = vm.map_or("no VM", |vm| vm.config.name.as_str());
     if count.is_power_of_two() {
         log::warn!("{owner}: {fault}");
@@ -243,7 +252,15 @@ fn note(fault: Fault) {
     {
         vm.end(Verdict::Crashed);
     }
-    if (fault.storm || policy != OnFault::Report) && !is_stopped(fault.function) {
+    if !fault.storm && policy == OnFault::Report {
+        return;
+    }
+    if vdev::has(fault.function) {
+        // Others have interfaces of it, too.
+        if fault.pasid.is_some_and(|pasid| vdev::cut(fault.function, pasid)) {
+            log::error!("{owner}: its interface of {} is cut off after that", fault.function);
+        }
+    } else if !is_stopped(fault.function) {
         STOPPED.lock().push(fault.function);
         if let Some(found) = pci::found()
             && let Some(info) = ::pci::find(&found.functions, fault.function)
@@ -257,8 +274,8 @@ fn note(fault: Fault) {
 /// How often that was blocked already.
 fn keep(fault: Fault) -> u64 {
     let mut blocked = BLOCKED.lock();
-    let alike =
-        |old: &Blocked| (old.last.function, old.last.reason) == (fault.function, fault.reason);
+    let key = |fault: &Fault| (fault.function, fault.pasid, fault.reason);
+    let alike = |old: &Blocked| key(&old.last) == key(&fault);
     let count = match blocked.iter().position(alike) {
         Some(at) => blocked.remove(at).count + 1,
         None if blocked.len() == MOST_BLOCKED => {

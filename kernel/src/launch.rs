@@ -20,6 +20,7 @@ use crate::mem::{GuestRam, GuestRamError};
 use crate::platform::{self, CpuId};
 use crate::sched::World;
 use crate::stages::{Stages, Views};
+use crate::vdev;
 use crate::vm::Vm;
 
 /// XCR0 components that a guest may have where the CPU has them (SDM vol. 1, 13.3): x87, SSE, AVX and AVX-512. AMX is
@@ -31,6 +32,8 @@ const XCR0_OFFERED: u64 = 0b1110_0111;
 pub(crate) struct Life {
     /// The platform.
     pub(crate) vm: vmm::Vm,
+    /// Its virtual devices: gone after what the guest sees of them.
+    _vdevs: vdev::Held,
     /// RAM, which its functions' DMA may hold on to.
     pub(crate) memory: Arc<GuestRam>,
     /// Roots of its views of that, the first of which it starts with.
@@ -152,7 +155,7 @@ impl Life {
         let views = Views::<B::Stage2>::new(&memory, world.offers, config)?;
         let (hidden, roots) = (views.hide(&layout)?, views.roots());
         let stages: Arc<dyn Stages> = Arc::new(views);
-        let endpoints = assign::assign(vm, &memory, &stages)?;
+        let (endpoints, vdevs) = assign::assign(vm, &memory, &stages)?;
         let file = |name: &str| world.files.iter().find(|file| file.name == name);
         let bytes = |name: &str| file(name).map(|file| file.bytes);
         let (tsc_khz, tsc_ratio) = time(world, config.cpuid.tsc_khz)?;
@@ -203,7 +206,7 @@ impl Life {
             endpoints,
         );
         let cores = (0..platform.vcpus()).map(|index| Mutex::new(platform.core(index))).collect();
-        Ok(Self { vm: platform, memory, views: roots, hidden, cores, start, stages })
+        Ok(Self { vm: platform, _vdevs: vdevs, memory, views: roots, hidden, cores, start, stages })
     }
 
     /// What a virtual CPU is made from; `alone` where no other one has its CPU.

@@ -28,6 +28,7 @@ mod stages;
 mod start;
 mod survey;
 mod terminal;
+mod vdev;
 mod vm;
 
 use alloc::vec::Vec;
@@ -72,6 +73,7 @@ fn main(info: Option<&BootInfo>, entry_tsc: u64) -> ! {
     self::iommu::init(&machine, config.hypervisor.iommu.mode, found);
     irq::connect(&machine);
     hosting::init(found);
+    vdev::init(found, &config);
     if config.hypervisor.mode == RunMode::Survey {
         survey::tell(&machine);
         power::stop(Verdict::PowerOff)

@@ -23,7 +23,7 @@ use crate::platform::rdtsc;
 use crate::power::{self, Verdict};
 use crate::sched::World;
 use crate::vm::Vm;
-use crate::{console, hosting, iommu, mem, pci, report, start, terminal};
+use crate::{console, hosting, iommu, mem, pci, report, start, terminal, vdev};
 
 /// Someone gave the monitor a command: Kerf stays, for more of them, when all guests have ended.
 static USED: AtomicBool = AtomicBool::new(false);
@@ -68,6 +68,9 @@ fn carry_out(world: &World, request: Versioned<Request>, duties: &mut dyn FnMut(
         Request::Cpus => Ok(Response::Cpus(cpus(world))),
         Request::Memory => Ok(Response::Memory(memory(world))),
         Request::Functions => Ok(Response::Functions(functions())),
+        Request::Vdevs => Ok(Response::Vdevs(vdev::uses(|vm| {
+            world.vms.get(vm).map_or(String::new(), |vm| vm.config.name.clone())
+        }))),
         Request::Iommu => Ok(Response::Iommu(iommu::counts())),
         Request::Groups => Ok(Response::Groups(groups())),
         Request::Faults => Ok(Response::Faults(iommu::faults())),
@@ -210,7 +213,7 @@ pub(crate) fn functions() -> Vec<FunctionUse> {
         },
         owner: match iommu::owner(info.function) {
             Some(vm) => Some(vm.config.name.clone()),
-            None => hosting::about(info.function),
+            None => hosting::about(info.function).or_else(|| vdev::about(info.function)),
         },
     };
     pci::found().map_or(Vec::new(), |found| found.functions.iter().map(row).collect())

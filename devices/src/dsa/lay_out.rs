@@ -82,6 +82,18 @@ impl Plan {
         Self { groups: (0..groups).map(group).collect() }
     }
 
+    /// Dedicated queues of so many entries, in as many groups as can have an engine each.
+    #[must_use]
+    pub fn of(has: &Capabilities, entries: &[u16]) -> Self {
+        let count = entries.len().min(usize::from(has.groups.min(has.engines))).max(1);
+        let queue = |entries| QueuePlan { mode: Mode::Dedicated, entries, priority: 1 };
+        let group = |index: usize| GroupPlan {
+            engines: has.engines / count as u8,
+            queues: entries.iter().skip(index).step_by(count).copied().map(queue).collect(),
+        };
+        Self { groups: (0..count).map(group).collect() }
+    }
+
     /// All queues, in the order of their numbers.
     pub fn queues(&self) -> impl Iterator<Item = &QueuePlan> {
         self.groups.iter().flat_map(|group| &group.queues)

@@ -25,7 +25,7 @@ use crate::hosting::Part;
 use crate::mem::GuestRam;
 use crate::stages::Stages;
 use crate::vm::Vm;
-use crate::{iommu, irq, pci};
+use crate::{iommu, irq, pci, vdev};
 use function::Assigned;
 
 pub(crate) use admit::admit;
@@ -52,6 +52,8 @@ pub(crate) enum AssignError {
     Reset(Function, ResetError),
     /// A virtual one is not given what it needs.
     Part(Function, Fault),
+    /// A virtual one cannot be composed.
+    Vdev(compose::Refusal),
     /// Their BARs do not fit the guest.
     Plan(vmm::pci::PlanError),
 }
@@ -65,12 +67,16 @@ impl fmt::Display for AssignError {
             Self::Part(function, why) => {
                 write!(f, "{function} cannot be made to work by its physical function: {why:?}")
             }
+            Self::Vdev(why) => write!(f, "a virtual device cannot be had: {why}"),
             Self::Plan(why) => write!(f, "its devices do not fit its addresses: {why:?}"),
         }
     }
 }
 
-/// Gives a VM's functions to its new life.
+/// What a VM's life has of the machine's devices, and what holds its virtual ones.
+pub(crate) type Given = (Vec<Box<dyn Endpoint>>, vdev::Held);
+
+/// Gives a VM's functions and virtual devices to its new life.
 ///
 /// # Errors
 /// [`AssignError`]; none is given then.
@@ -78,9 +84,10 @@ pub(crate) fn assign(
     vm: &Vm,
     ram: &Arc<GuestRam>,
     stages: &Arc<dyn Stages>,
-) -> Result<Vec<Box<dyn Endpoint>>, AssignError> {
-    let Some(found) = pci::found().filter(|_| !vm.functions.is_empty()) else {
-        return Ok(Vec::new());
+) -> Result<Given, AssignError> {
+    let has_any = !vm.functions.is_empty() || !vm.config.vdevs.is_empty();
+    let Some(found) = pci::found().filter(|_| has_any) else {
+        return Ok((Vec::new(), vdev::Held::default()));
     };
     let space = Arc::new(Space::new(Arc::clone(ram))?);
     let mut endpoints: Vec<Box<dyn Endpoint>> = Vec::new();
@@ -88,7 +95,9 @@ pub(crate) fn assign(
         let assigned = Assigned::new(found, granted, vm, Arc::clone(&space), Arc::clone(stages))?;
         endpoints.push(Box::new(assigned));
     }
-    Ok(endpoints)
+    let (held, vdevs) = vdev::create(vm, &space, stages).map_err(AssignError::Vdev)?;
+    endpoints.extend(vdevs);
+    Ok((endpoints, held))
 }
 
 /// Waits until the IOMMU has forgotten what was taken away; false where it never says so.
@@ -104,7 +113,7 @@ const MOST_OWED: usize = 16;
 
 /// What the functions of a VM reach by DMA: its RAM.
 #[derive(Debug)]
-struct Space {
+pub(crate) struct Space {
     id: SpaceId,
     ram: Option<Arc<GuestRam>>,
     /// Invalidations that the VM's guest has caused, and that the IOMMU has not answered.
@@ -112,6 +121,10 @@ struct Space {
 }
 
 impl Space {
+    pub(crate) const fn id(&self) -> SpaceId {
+        self.id
+    }
+
     fn new(ram: Arc<GuestRam>) -> Result<Self, AssignError> {
         let id = iommu::with(|driver| driver.create_space());
         let id = id.unwrap_or(Err(::iommu::MapError::NoSpace)).map_err(AssignError::Space)?;

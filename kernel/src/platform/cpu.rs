@@ -91,6 +91,12 @@ extern "sysv64" fn wrmsr(msr: u32, value: u64) -> u32 {
     )
 }
 
+/// Whether the CPU writes 64 bytes at once (MOVDIR64B).
+pub(crate) fn has_movdir64b() -> bool {
+    const FEATURES: u32 = 7;
+    CpuId.cpuid(FEATURES, 0).ecx >> 28 & 1 != 0
+}
+
 /// The word at an address that may not be mapped, or be none.
 pub(crate) fn probe(address: u64) -> Option<u64> {
     let mut value = 0;

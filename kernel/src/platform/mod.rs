@@ -9,8 +9,8 @@ mod tsc;
 mod uart;
 
 pub(crate) use cpu::{
-    CpuId, Msrs, halt_forever, interrupts_off, interrupts_on_briefly, probe, triple_fault, vendor,
-    wait_for_interrupt,
+    CpuId, Msrs, halt_forever, has_movdir64b, interrupts_off, interrupts_on_briefly, probe,
+    triple_fault, vendor, wait_for_interrupt,
 };
 pub(crate) use mmio::Mmio;
 pub(crate) use ports::Ports;

@@ -15,7 +15,7 @@ use crate::mem::Pages;
 use crate::platform::{self, CpuId, Msrs, rdtsc};
 use crate::power::Verdict;
 use crate::vm::Duty;
-use crate::{console, hosting, iommu, monitor, report, start, terminal};
+use crate::{console, hosting, iommu, monitor, report, start, terminal, vdev};
 
 /// A CPU that runs virtual CPUs.
 struct Cpu<B: Backend> {
@@ -185,9 +185,9 @@ impl<B: Backend> Cpu<B> {
         while let Some(line) = terminal::serve(&world.vms) {
             monitor::answer(world, &line, &mut || self.do_duties());
         }
-        self.chores = terminal::poll();
         iommu::look_after();
         hosting::look_after();
+        self.chores = earlier(terminal::poll(), vdev::look_after());
         monitor::all_ended(world)
     }
 
