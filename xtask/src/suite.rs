@@ -22,6 +22,7 @@ mod linux;
 mod loaders;
 pub(crate) mod mutants;
 mod several;
+mod vdsa;
 
 use crate::bed::BedKind;
 use crate::step::{Context, Step};
@@ -40,6 +41,7 @@ pub(crate) fn steps(full: bool) -> Vec<Step> {
     steps.extend(kernel::steps());
     steps.extend(input::steps());
     steps.extend(iommu::steps());
+    steps.extend(vdsa::steps());
     steps.extend(leash::steps());
     if full {
         steps.extend(guests::full_steps());
@@ -47,6 +49,7 @@ pub(crate) fn steps(full: bool) -> Vec<Step> {
         steps.extend(linux::full_steps());
         steps.extend(devices::full_steps());
         steps.extend(idxd::full_steps());
+        steps.extend(vdsa::full_steps());
     }
     steps
 }

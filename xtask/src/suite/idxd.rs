@@ -32,7 +32,7 @@ fn binds(context: &Context) -> Result<(), String> {
         .args(["-device", "intel-iommu,intremap=on,eim=on,scalable-mode=on,pasid-bits=20"])
         .args(["-device", "kerf-dsa,addr=04.0", "-device", "kerf-dsa-2,addr=05.0"])
         .args(["-display", "none", "-serial", "stdio", "-no-reboot", "-append"])
-        .arg("console=ttyS0 intel_iommu=on quiet panic=-1")
+        .arg("console=ttyS0 intel_iommu=on quiet panic=-1 kerf.devices=dsa0,dsa1 kerf.queues=8 kerf.size=128 kerf.commands=2")
         .arg("-kernel")
         .arg(&linux.kernel)
         .arg("-initrd")

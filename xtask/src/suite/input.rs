@@ -131,6 +131,9 @@ const CASES: [Case; 18] = [
     },
 ];
 
+/// Makes an ACPI table that the boot volume brings.
+type Table = fn() -> Vec<u8>;
+
 pub(super) fn steps() -> Vec<Step> {
     let bed = BedKind::Qemu;
     let refused = |case: Case| {
@@ -139,7 +142,7 @@ pub(super) fn steps() -> Vec<Step> {
         })
     };
     let pair = || Machine { devices: vec![Device::Pair], ..Machine::default() };
-    let vms: [(_, Machine, &'static [Bad], Option<fn() -> Vec<u8>>); 4] = [
+    let vms: [(_, Machine, &'static [Bad], Option<Table>); 4] = [
         ("VMs that cannot start are told, and the others run", Machine::default(), &VMS, None),
         (
             "VMs that cannot have their functions are told, and the others run",

@@ -94,7 +94,7 @@ fn entry(table: Registers, place: u32, value: u32) {
         0 if value & 1 != 0 => 0xfee0_0000 | value & 0xf_fffc,
         8 => {
             let mode = if value >> 8 & 7 == INIT { 0 } else { value & 0x700 };
-            value & !0x7ff | mode | 0x20 + value % 0xe0
+            value & !0x7ff | mode | (0x20 + value % 0xe0)
         }
         _ => value,
     };
