@@ -77,6 +77,7 @@ impl Bench {
                     assert!((offset..offset + width.bytes() as u16).all(is_passed), "{offset:#x}");
                 }
                 Told::BarWrite(bar, offset, ..) => assert!(offset < self.bytes(bar)),
+                Told::BarWriteLine(bar, offset, _) => assert!(offset + 64 <= self.bytes(bar)),
                 Told::Interrupt(source, slot) => {
                     if let Slot::On(route) | Slot::Masked(route) = slot {
                         assert_eq!(route.vcpu, 1);

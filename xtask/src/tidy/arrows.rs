@@ -40,6 +40,7 @@ const ALLOWED: [(&str, &[&str]); 33] = [
         &[
             "boot_info",
             "calibrate",
+            "compose",
             "config",
             "consoles",
             "devices",
