@@ -9,6 +9,7 @@ use crate::description::Description;
 use crate::explain::Explain as _;
 use crate::step::{Context, Step, Trial};
 use crate::suite::{guests, kernel, on_bed, pattern, require};
+use crate::volume::Volume;
 use crate::{artefacts, process};
 
 const LIMIT: Duration = Duration::from_secs(300);
@@ -59,10 +60,7 @@ fn give(context: &Context, iommu: Iommu) -> Result<(), String> {
     let description = Description::new(text, files)?;
     let artefacts = context.artefacts()?;
     let mut volume = description.volume(read(&artefacts.boot)?, read(&artefacts.kernel)?);
-    volume.insert("acpi/apic.aml", kernel::madt(&[0], &[]));
-    volume.insert("acpi/mcfg.aml", mcfg());
-    volume.insert("acpi/dmar.aml", dmar());
-    volume.seal();
+    tables(&mut volume);
     let object = context.models(BedKind::Bochs)?;
     let machine = Machine {
         memory_mib: 512,
@@ -95,6 +93,14 @@ fn judge(outcome: &Outcome) -> Result<(), String> {
     let report = r" 0 violations; \d+ requests, \d+ blocked; 4 interrupts remapped, 0 as they were, 1 refused; ";
     let is_said = pattern(report)?.is_match(outcome.log.as_bytes());
     require(is_said, || format!("the models do not say{report}"))
+}
+
+/// Brings the ACPI tables of a Bochs with models.
+pub(super) fn tables(volume: &mut Volume) {
+    volume.insert("acpi/apic.aml", kernel::madt(&[0], &[]));
+    volume.insert("acpi/mcfg.aml", mcfg());
+    volume.insert("acpi/dmar.aml", dmar());
+    volume.seal();
 }
 
 /// Configuration space of bus 0, where the plugin has it (PCI firmware specification 3.3, 4.1.2).
