@@ -13,8 +13,8 @@ use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use ::pci::{FunctionInfo, Group, Reset};
 use hw::PAGE_SIZE;
 use manage::{
-    CpuUse, Exits, FunctionUse, LastExit, MemoryUse, Refusal, Request, Response, State, VcpuExits,
-    Versioned, VmDetail, VmSummary,
+    CpuUse, Exits, FunctionUse, LastExit, MemoryUse, Refusal, Request, Response, State, Topology,
+    VcpuExits, VdevUse, Versioned, VmDetail, VmSummary,
 };
 use vmm::Core;
 
@@ -63,14 +63,17 @@ pub(crate) fn all_ended(world: &World) -> Option<Verdict> {
 fn carry_out(world: &World, request: Versioned<Request>, duties: &mut dyn FnMut()) -> Response {
     let done = request.checked().and_then(|request| match request {
         Request::Help => Ok(Response::Help),
-        Request::Vms => Ok(Response::Vms(world.vms.iter().map(|vm| summary(world, vm)).collect())),
+        Request::Vms => Ok(Response::Vms(summaries(world))),
         Request::Vm(name) => Ok(detail(world, find(world, &name)?)),
         Request::Cpus => Ok(Response::Cpus(cpus(world))),
         Request::Memory => Ok(Response::Memory(memory(world))),
         Request::Functions => Ok(Response::Functions(functions())),
-        Request::Vdevs => Ok(Response::Vdevs(vdev::uses(|vm| {
-            world.vms.get(vm).map_or(String::new(), |vm| vm.config.name.clone())
-        }))),
+        Request::Vdevs => Ok(Response::Vdevs(vdevs(world))),
+        Request::Topology => Ok(Response::Topology(Topology {
+            functions: functions(),
+            vms: summaries(world),
+            vdevs: vdevs(world),
+        })),
         Request::Iommu => Ok(Response::Iommu(iommu::counts())),
         Request::Groups => Ok(Response::Groups(groups())),
         Request::Faults => Ok(Response::Faults(iommu::faults())),
@@ -119,6 +122,14 @@ fn cores<T>(world: &World, life: &Arc<Life>, read: &mut impl FnMut(&Core) -> T) 
         }
     });
     looked_at.collect()
+}
+
+fn summaries(world: &World) -> Vec<VmSummary> {
+    world.vms.iter().map(|vm| summary(world, vm)).collect()
+}
+
+fn vdevs(world: &World) -> Vec<VdevUse> {
+    vdev::uses(|vm| world.vms.get(vm).map_or(String::new(), |vm| vm.config.name.clone()))
 }
 
 fn summary(world: &World, vm: &Vm) -> VmSummary {
@@ -211,6 +222,7 @@ pub(crate) fn functions() -> Vec<FunctionUse> {
             Reset::Pm => "PM",
             Reset::None => "-",
         },
+        physical: info.physical.map(|function| function.to_string()),
         owner: match iommu::owner(info.function) {
             Some(vm) => Some(vm.config.name.clone()),
             None => hosting::about(info.function).or_else(|| vdev::about(info.function)),

@@ -5,7 +5,7 @@ use alloc::string::String;
 use core::fmt::{self, Write as _};
 
 use firmware::Machine;
-use manage::Response;
+use manage::{Response, list};
 use vcpu::svm::Svm;
 use vcpu::vmx::Vmx;
 use vcpu::{Backend, Unsupported};
@@ -47,23 +47,6 @@ pub(crate) fn tell(machine: &Machine) {
     // A string takes all that is written to it.
     let _ = write_json(&mut json, machine, &backends, &costs);
     say(&format_args!("survey {json}"));
-}
-
-/// A list of what `each` writes.
-fn list<T>(
-    to: &mut String,
-    items: impl IntoIterator<Item = T>,
-    mut each: impl FnMut(&mut String, T) -> fmt::Result,
-) -> fmt::Result {
-    to.push('[');
-    for (index, item) in items.into_iter().enumerate() {
-        if index != 0 {
-            to.push(',');
-        }
-        each(to, item)?;
-    }
-    to.push(']');
-    Ok(())
 }
 
 fn write_json(

@@ -32,6 +32,8 @@ pub(crate) enum Command {
     Image(Image),
     /// Checks a configuration and the files it names, and prints what they will mean.
     Config(Config),
+    /// Draws what is composed of what: functions, interfaces, devices, VMs.
+    Topology(Topology),
     /// Says what this machine can run, and why not the rest.
     Doctor,
     /// Measures what Kerf costs, in instructions.
@@ -62,6 +64,17 @@ impl Config {
     pub(crate) fn bounds(&self) -> Bounds {
         Bounds { cpus: self.smp, memory_bytes: self.memory.map(|mib| u64::from(mib) << 20) }
     }
+}
+
+/// What to draw, and where.
+#[derive(Args)]
+pub(crate) struct Topology {
+    /// A configuration (FILE.toml), or what the console of a running machine printed after the monitor's `topology`.
+    #[arg(value_name = "FILE", default_value = "kerf.toml")]
+    pub(crate) file: PathBuf,
+    /// The SVG file to write [default: standard output].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) out: Option<PathBuf>,
 }
 
 /// What guests the machine has.

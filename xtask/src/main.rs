@@ -31,6 +31,7 @@ mod sysroot;
 mod terminal;
 mod test;
 mod tidy;
+mod topology;
 mod volume;
 
 use std::process::ExitCode;
@@ -67,6 +68,7 @@ fn carry_out(cli: &Cli) -> Result<(), String> {
     match &cli.command {
         Command::Run(options) => run::run(&context, options),
         Command::Config(options) => meaning::print(&options.file, options.bounds()),
+        Command::Topology(options) => topology::run(&options.file, options.out.as_deref()),
         Command::Doctor => doctor::print(&context),
         Command::Image(options) => run::write_image(&context, options),
         Command::Test(options) => {

@@ -336,7 +336,7 @@ impl GuestMemory for NoBytes {
 }
 
 /// Bytes as a configuration spells them, in the largest unit that divides them.
-struct Size(u64);
+pub(crate) struct Size(pub(crate) u64);
 
 impl fmt::Display for Size {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

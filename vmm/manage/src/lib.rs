@@ -13,16 +13,19 @@
 
 extern crate alloc;
 
+mod json;
 mod line;
 mod message;
 mod parse;
 mod tables;
 mod terminal;
 
+pub use json::list;
 pub use line::{Key, LineEditor};
 pub use message::{
     CpuUse, Exits, FaultUse, FunctionUse, IommuUse, LastExit, MemoryUse, QueueUse, Refusal,
-    Request, Response, State, VERSION, VcpuExits, VdevUse, Versioned, VmDetail, VmSummary,
+    Request, Response, State, Topology, VERSION, VcpuExits, VdevUse, Versioned, VmDetail,
+    VmSummary,
 };
 pub use parse::{HELP, ParseError, near, parse};
 pub use terminal::{Background, Focus, Input, SWITCH_KEY, Terminal};

@@ -57,6 +57,8 @@ pub enum Request {
     Faults,
     /// Virtual devices.
     Vdevs,
+    /// What is composed of what, for a program.
+    Topology,
     /// Stop its virtual CPUs where they are.
     Pause(String),
     /// Let them go on.
@@ -98,6 +100,8 @@ pub enum Response {
     Faults(Vec<FaultUse>),
     /// To [`Request::Vdevs`].
     Vdevs(Vec<VdevUse>),
+    /// To [`Request::Topology`].
+    Topology(Topology),
     /// A virtual machine was brought into this state.
     Done(String, State),
     /// The machine ends.
@@ -218,8 +222,21 @@ pub struct FunctionUse {
     pub interrupts: [u16; 2],
     /// How it can be reset.
     pub reset: &'static str,
+    /// What it is a virtual function of.
+    pub physical: Option<String>,
     /// The VM that has it.
     pub owner: Option<String>,
+}
+
+/// Functions, virtual machines, and what is composed for these of those.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Topology {
+    /// The machine's functions.
+    pub functions: Vec<FunctionUse>,
+    /// All virtual machines.
+    pub vms: Vec<VmSummary>,
+    /// Their virtual devices.
+    pub vdevs: Vec<VdevUse>,
 }
 
 /// A virtual device.

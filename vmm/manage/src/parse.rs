@@ -15,7 +15,7 @@ enum Form {
 }
 
 /// The commands: word, form, what it does.
-const COMMANDS: [(&str, Form, &str); 17] = [
+const COMMANDS: [(&str, Form, &str); 18] = [
     ("help", Form::Alone(|| Request::Help), "these lines"),
     ("vms", Form::Alone(|| Request::Vms), "all virtual machines"),
     ("vm", Form::OfVm(Request::Vm), "one of them: state, exits by kind, memory"),
@@ -29,6 +29,7 @@ const COMMANDS: [(&str, Form, &str); 17] = [
     ),
     ("faults", Form::Alone(|| Request::Faults), "what the IOMMU has blocked"),
     ("vdevs", Form::Alone(|| Request::Vdevs), "virtual devices, and what they are made of"),
+    ("topology", Form::Alone(|| Request::Topology), "all of that as a line of JSON, to be drawn"),
     ("log", Form::Alone(|| Request::Log), "the latest of the console's output"),
     ("exits", Form::OfVm(Request::Exits), "exits of each virtual CPU, and its last ones"),
     ("pause", Form::OfVm(Request::Pause), "let a VM stand still"),

@@ -23,6 +23,7 @@ impl Display for Response {
             Self::Groups(groups) => groups.iter().try_for_each(|group| writeln!(f, "{group}")),
             Self::Faults(faults) => faults_in_rows(faults, f),
             Self::Vdevs(found) => vdevs(found, f),
+            Self::Topology(found) => found.fmt(f),
             Self::Done(name, state) => writeln!(f, "{name} is {state}"),
             Self::Ending => f.write_str("the machine ends\n"),
             Self::Refused(why) => writeln!(f, "{why}"),
@@ -294,6 +295,7 @@ mod tests {
             bars: vec![(0, 0xfe80_0000, 0x4000)],
             interrupts: [0, 65],
             reset: "FLR",
+            physical: None,
             owner: Some("linux".into()),
         };
         let text = Response::Functions(vec![function]).to_string();
