@@ -78,6 +78,7 @@ const LINUX: Root = Root {
             "./lib/modules/*/drivers/dma/idxd/*",
             "./lib/modules/*/drivers/i2c/algos/i2c-algo-bit.ko*",
             "./lib/modules/*/drivers/net/ethernet/intel/igb/*",
+            "./lib/modules/*/drivers/net/ethernet/intel/igbvf/*",
             "./lib/modules/*/drivers/net/net_failover.ko*",
             "./lib/modules/*/drivers/net/virtio_net.ko*",
             "./lib/modules/*/drivers/nvme/*",
@@ -128,13 +129,14 @@ const KVM_MODULES: [&str; 5] = [
 ];
 
 /// Drivers of devices that a guest can be given; its first program loads those that it needs.
-const DRIVERS: [&str; 14] = [
+const DRIVERS: [&str; 15] = [
     "drivers/nvme/common/nvme-auth",
     "drivers/nvme/host/nvme-core",
     "drivers/nvme/host/nvme",
     "drivers/i2c/algos/i2c-algo-bit",
     "drivers/dca/dca",
     "drivers/net/ethernet/intel/igb/igb",
+    "drivers/net/ethernet/intel/igbvf/igbvf",
     "net/core/failover",
     "drivers/net/net_failover",
     "drivers/net/virtio_net",

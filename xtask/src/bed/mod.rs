@@ -75,6 +75,8 @@ pub(crate) enum Iommu {
 #[derive(Clone, Debug)]
 pub(crate) enum Device {
     Nvme(PathBuf),
+    /// With two virtual functions, and a namespace for each disk that nobody has at first.
+    NvmeShared(Vec<PathBuf>),
     Igb,
     /// One device of two functions, which cannot be held apart.
     Pair,

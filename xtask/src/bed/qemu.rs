@@ -184,6 +184,13 @@ fn devices(devices: &[Device]) -> Vec<String> {
                 add("-drive", format!("if=none,id={back},format=raw,file={}", escape(disk)));
             }
             Device::Edu | Device::Model(..) => {}
+            Device::NvmeShared(disks) => {
+                add("-device", format!("nvme-subsys,id=subsys{index}"));
+                for (id, disk) in disks.iter().enumerate() {
+                    let disk = escape(disk);
+                    add("-drive", format!("if=none,id={back}-{id},format=raw,file={disk}"));
+                }
+            }
             Device::Igb | Device::VirtioNet => add("-netdev", format!("user,id={back}")),
             Device::Pair => {
                 add("-device", format!("virtio-rng-pci,bus={port},addr=0.0,multifunction=on"));
@@ -193,6 +200,11 @@ fn devices(devices: &[Device]) -> Vec<String> {
             Device::Nvme(_) => format!("nvme,serial=kerf{index},drive={back}"),
             Device::Edu => "edu,dma_mask=0xffffffffffffffff".to_owned(),
             Device::Model(name, _) => format!("kerf-{name}"),
+            // Three queues and interrupts for each virtual function, two and one for the physical one.
+            Device::NvmeShared(_) => format!(
+                "nvme,id=nvme{index},serial=kerf{index},subsys=subsys{index},sriov_max_vfs=2,\
+                 sriov_vq_flexible=6,sriov_vi_flexible=6,max_ioqpairs=8,msix_qsize=8"
+            ),
             Device::Igb => format!("igb,netdev={back}"),
             Device::Pair => "virtio-rng-pci,addr=0.1".to_owned(),
             Device::VirtioBlk(_) => format!("virtio-blk-pci,iommu_platform=on,drive={back}"),
@@ -202,6 +214,12 @@ fn devices(devices: &[Device]) -> Vec<String> {
             }
         };
         add("-device", format!("{kind},bus={port}"));
+        if let Device::NvmeShared(disks) = device {
+            for id in 0..disks.len() {
+                let place = format!("drive={back}-{id},bus=nvme{index},nsid={}", id + 1);
+                add("-device", format!("nvme-ns,{place},shared=on,detached=on"));
+            }
+        }
     }
     options
 }

@@ -5,18 +5,20 @@ mod harm;
 mod lives;
 mod peer;
 mod script;
+mod shared;
 mod shown;
 mod small;
 mod tables;
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use regex::Regex;
 
 use crate::bed::{BedKind, Device, Iommu, Machine, Outcome, Verdict};
+use crate::cache::Scratch;
 use crate::description::Description;
 use crate::explain::Explain as _;
 use crate::initrd;
@@ -44,6 +46,10 @@ pub(super) fn steps() -> Vec<Step> {
     steps.push(on_qemu("what a VM's device takes is given back, life after life", |context| {
         lives::small_guests(context, Iommu::SecondStage, 3)
     }));
+    steps.push(on_qemu(
+        "two linux guests share a disk and a network by virtual functions",
+        |context| shared::drive(context, Iommu::SecondStage),
+    ));
     steps
 }
 
@@ -103,24 +109,13 @@ fn drive(context: &Context, iommu: Iommu, copies: usize, timeout: Duration) -> R
     let linux = context.linux()?;
     require(!linux.drivers.is_empty(), || "a Linux of your own has no drivers here".into())?;
     let pattern = pattern(&read(&linux.busybox)?, copies);
-    let disk = |name: &str| {
-        let path = scratch.path().join(name);
-        let made =
-            File::create(&path).and_then(|file| file.set_len(pattern.len() as u64 + (16 << 20)));
-        made.explain(|| path.display().to_string()).map(|()| path)
-    };
-    let (nvme, virtio) = (disk("nvme.img")?, disk("virtio.img")?);
+    let nvme = disk(&scratch, "nvme.img", &pattern)?;
+    let virtio = disk(&scratch, "virtio.img", &pattern)?;
     let peer = Peer::start(pattern.len())?;
     let mut text = format!("version = {}\n", config::VERSION);
     for (name, vcpus, devices, _) in VMS {
-        text += &format!(
-            "\n[[vm]]\nname = \"{name}\"\nmemory = \"256M\"\nvcpus = {vcpus}\nkernel = \"vmlinuz\"\ninitrd = \"initrd.img\"\n\
-             cmdline = \"console=ttyS0 kerf.poweroff kerf.copies={copies} kerf.peer=10.0.2.2:{}\"\n",
-            peer.port
-        );
-        for device in devices {
-            text += &format!("\n[[vm.device]]\n{}\n", device.replace(", ", "\n"));
-        }
+        let words = format!("kerf.copies={copies} kerf.peer=10.0.2.2:{}", peer.port);
+        text += &vm(name, vcpus, &words, devices);
     }
     let initrd = initrd::build(&linux.busybox, None, &linux.drivers, &context.lspci()?)?;
     let files = vec![("vmlinuz".to_owned(), read(&linux.kernel)?), ("initrd.img".into(), initrd)];
@@ -143,8 +138,7 @@ fn drive(context: &Context, iommu: Iommu, copies: usize, timeout: Duration) -> R
     let outcome = context.trial(BedKind::Qemu, trial)?.require(&Verdict::PoweredOff)?;
     let blocks = random_blocks(&nvme, pattern.len()).explain(|| nvme.display().to_string())?;
     judge(&outcome, &pattern, &blocks)?;
-    let file = File::open(&nvme).and_then(file_of).explain(|| nvme.display().to_string())?;
-    require(file == pattern, || "the file on the NVMe disk is not as it was written".into())?;
+    has_kept(&nvme, &pattern)?;
     let mut kept = Vec::new();
     let length = pattern.len() as u64;
     let file = File::open(&virtio).and_then(|file| file.take(length).read_to_end(&mut kept));
@@ -154,6 +148,31 @@ fn drive(context: &Context, iommu: Iommu, copies: usize, timeout: Duration) -> R
     require(came == [sum(&pattern), sum(&pattern)], || format!("the peer received {came:?}"))?;
     println!("     {} bytes to and from each device", pattern.len());
     Ok(())
+}
+
+/// A Linux VM with devices, and words for its command line.
+fn vm(name: &str, vcpus: u32, words: &str, devices: &[&str]) -> String {
+    let mut text = format!(
+        "\n[[vm]]\nname = \"{name}\"\nmemory = \"256M\"\nvcpus = {vcpus}\nkernel = \"vmlinuz\"\ninitrd = \"initrd.img\"\n\
+         cmdline = \"console=ttyS0 kerf.poweroff {words}\"\n"
+    );
+    for device in devices {
+        text += &format!("\n[[vm.device]]\n{}\n", device.replace(", ", "\n"));
+    }
+    text
+}
+
+/// A disk with room for the pattern in a file, of more sectors than 16 bits count: [`fatfs`] wants FAT32 that large.
+fn disk(scratch: &Scratch, name: &str, pattern: &[u8]) -> Result<PathBuf, String> {
+    let path = scratch.path().join(name);
+    let made = File::create(&path).and_then(|file| file.set_len(pattern.len() as u64 + (32 << 20)));
+    made.explain(|| path.display().to_string()).map(|()| path)
+}
+
+/// Whether the one file of a disk is the pattern.
+fn has_kept(disk: &Path, pattern: &[u8]) -> Result<(), String> {
+    let file = File::open(disk).and_then(file_of).explain(|| disk.display().to_string())?;
+    require(file == pattern, || format!("the file on {} is another one", disk.display()))
 }
 
 /// As `init.sh` makes it.

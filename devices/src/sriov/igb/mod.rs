@@ -181,12 +181,12 @@ where
     }
 
     fn on_interrupt(&mut self) -> Result<(), Fault> {
+        // In this order, and before it listens: what comes meanwhile interrupts anew.
+        self.write(EICR, 1);
         let causes = self.read(ICR);
         if causes == u32::MAX {
             return Err(Fault::Gone);
         }
-        // Before it listens: what comes meanwhile interrupts anew.
-        self.write(EICR, 1);
         self.listen();
         if causes & LINK_CHANGE != 0 {
             self.tell_all();
