@@ -182,7 +182,9 @@ pub fn listen(ticks: u64) {
     let end = tsc() + ticks;
     // SAFETY: the IDT is loaded; handlers return to where they were called.
     unsafe { asm!("sti", options(nostack)) };
-    while tsc() < end {}
+    while tsc() < end {
+        core::hint::spin_loop();
+    }
     // SAFETY: as before.
     unsafe { asm!("cli", options(nostack)) };
 }

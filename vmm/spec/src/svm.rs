@@ -435,6 +435,12 @@ impl EventWord {
         self.0 & Self::VALID != 0
     }
 
+    /// Whether there is an external interrupt.
+    #[must_use]
+    pub const fn is_interrupt(self) -> bool {
+        self.0 & (Self::VALID | 7 << 8) == Self::VALID | (Self::INTERRUPT as u64) << 8
+    }
+
     /// Its vector.
     #[must_use]
     pub const fn vector(self) -> u8 {

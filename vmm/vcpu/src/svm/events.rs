@@ -171,6 +171,26 @@ impl SvmVcpu {
         !too_early
     }
 
+    /// After #VMEXIT: what was lent and the guest has not taken is due again.
+    #[inline]
+    pub(super) fn take_back(&mut self) {
+        // The CPU takes the bit away with the interrupt; the window's ends in an exit.
+        if self.vmcb.control.virtual_interrupt & VirtualInterrupt::IRQ.bits() != 0 {
+            self.take_lent();
+        }
+    }
+
+    fn take_lent(&mut self) {
+        let control = &mut self.vmcb.control;
+        if control.intercept3 & Intercept3::VINTR.bits() != 0 {
+            return;
+        }
+        let vector = control.virtual_interrupt_vector as u8;
+        control.virtual_interrupt &= !LENT.bits();
+        control.clean &= !Clean::TPR.bits();
+        self.put(EventWord::new(EventWord::INTERRUPT, vector, None));
+    }
+
     /// The window is a virtual interrupt: the CPU exits where the guest would take it.
     fn update_window(&mut self) {
         let mask =
@@ -178,8 +198,13 @@ impl SvmVcpu {
         let old = self.vmcb.control.virtual_interrupt;
         let new = old & !mask.bits() | self.waiting.window_bits().bits();
         if new != old {
-            self.vmcb.control.virtual_interrupt = new;
-            self.changed(Clean::TPR);
+            let control = &mut self.vmcb.control;
+            control.virtual_interrupt = new;
+            control.intercept3 &= !Intercept3::VINTR.bits();
+            if new & VirtualInterrupt::IRQ.bits() != 0 {
+                control.intercept3 |= Intercept3::VINTR.bits();
+            }
+            self.changed(Clean::TPR | Clean::INTERCEPTS);
         }
     }
 }
@@ -195,25 +220,17 @@ pub(super) fn lend(control: &mut ControlArea, interrupt: EventWord) {
     }
     control.virtual_interrupt |= LENT.bits();
     control.virtual_interrupt_vector = interrupt.vector().into();
-    control.intercept3 &= !Intercept3::VINTR.bits();
-    control.clean &= !(Clean::TPR | Clean::INTERCEPTS).bits();
+    control.clean &= !Clean::TPR.bits();
 }
 
-/// After #VMEXIT, the virtual interrupt is the window's again; gives what the guest has not taken.
-#[inline]
-pub(super) fn take_back(control: &mut ControlArea) -> EventWord {
-    if control.intercept3 & Intercept3::VINTR.bits() != 0 {
-        return EventWord::NONE;
-    }
-    let waits = control.virtual_interrupt & VirtualInterrupt::IRQ.bits() != 0;
-    let vector = control.virtual_interrupt_vector as u8;
-    control.virtual_interrupt &= !LENT.bits();
-    control.intercept3 |= Intercept3::VINTR.bits();
-    control.clean &= !(Clean::TPR | Clean::INTERCEPTS).bits();
-    if waits { EventWord::new(EventWord::INTERRUPT, vector, None) } else { EventWord::NONE }
+/// The same of the interrupt that is in EVENTINJ.
+pub(super) fn lend_due(control: &mut ControlArea) {
+    let due = EventWord(control.event_injection);
+    control.event_injection = EventWord::NONE.0;
+    lend(control, due);
 }
 
-/// A virtual interrupt that nothing but RFLAGS.IF and a shadow holds off.
+/// A virtual interrupt that nothing but RFLAGS.IF and a shadow holds off, and that does not exit.
 const LENT: VirtualInterrupt =
     VirtualInterrupt::IRQ.union(VirtualInterrupt::PRIORITY).union(VirtualInterrupt::IGNORE_TPR);
 

@@ -25,11 +25,7 @@ pub(super) fn run(vcpu: &mut SvmVcpu) -> Exit {
 pub(super) fn run_hot<H: HotExits>(vcpu: &mut SvmVcpu, hot: &mut H) -> Option<Exit> {
     match entry::run(vcpu.frame.pointer(), &mut Run { vcpu, hot }, &Run::HANDLERS) {
         Answer::Leave => {
-            let control = &mut vcpu.vmcb.control;
-            let lent = events::take_back(control);
-            if lent.is_valid() {
-                control.event_injection = lent.0;
-            }
+            vcpu.take_back();
             None
         }
         Answer::Pass | Answer::Again => Some(vcpu.finish()),

@@ -376,10 +376,14 @@ fn a_lent_interrupt_is_due_again_unless_it_was_taken() {
         let control = &vcpu.vmcb.control;
         let is_due = !taken || cut_short != 0;
         assert_eq!(control.event_injection, if is_due { interrupt.0 } else { 0 });
-        assert_eq!(control.virtual_interrupt & 0x1f_0100, 0);
-        assert_ne!(control.intercept3 & 1 << 4, 0, "the window's again");
+        // Both of them are due: one waits for its own window.
+        let held = if !taken && cut_short != 0 { 0x1f_0100 } else { 0 };
+        assert_eq!(control.virtual_interrupt & 0x100, held & 0x100);
     }
     vcpu.want_interrupt_window(Some(5));
+    assert_ne!(vcpu.vmcb.control.intercept3 & 1 << 4, 0, "the window exits");
+    vcpu.take_back();
+    assert_ne!(vcpu.vmcb.control.virtual_interrupt & 0x100, 0, "it is the window's");
     events::lend(&mut vcpu.vmcb.control, interrupt);
     assert_eq!(vcpu.vmcb.control.event_injection, interrupt.0, "the window has the virtual one");
 }

@@ -100,7 +100,6 @@ impl SvmVcpu {
             | Intercept3::NMI
             | Intercept3::SMI
             | Intercept3::INIT
-            | Intercept3::VINTR
             | Intercept3::RDPMC
             | Intercept3::CPUID
             | Intercept3::INVD
@@ -162,10 +161,8 @@ impl SvmVcpu {
             self.put_overtaken();
         }
         let control = &mut self.vmcb.control;
-        let due = EventWord(control.event_injection);
-        if due.is_valid() && due.kind() == EventWord::INTERRUPT {
-            control.event_injection = EventWord::NONE.0;
-            events::lend(control, due);
+        if EventWord(control.event_injection).is_interrupt() {
+            events::lend_due(control);
         }
         None
     }
@@ -210,12 +207,10 @@ impl SvmVcpu {
         control.clean = self.clean_after_exit;
         // What was in EVENTINJ has been delivered, or its delivery was cut short and is to be done again.
         control.event_injection = EventWord::NONE.0;
-        let lent = events::take_back(control);
         if EventWord(control.exit_int_info).is_valid() {
             control.event_injection = redelivery(EventWord(control.exit_int_info)).0;
-        } else if lent.is_valid() {
-            control.event_injection = lent.0;
         }
+        self.take_back();
         if let Nmis::Stepping { iret, tf, step } = self.waiting.nmis
             && self.end_step(iret, tf, step)
         {
