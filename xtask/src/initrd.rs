@@ -40,6 +40,7 @@ const APPLETS: [&str; 34] = [
     "ping",
     "poweroff",
     "rm",
+    "rmmod",
     "sed",
     "setsid",
     "sh",

@@ -18,6 +18,7 @@ mod explain;
 mod fuzz;
 mod image;
 mod initrd;
+mod linux_module;
 mod meaning;
 mod own;
 mod process;

@@ -60,10 +60,12 @@ const BOCHS_OVMF: Root = Root {
     packages: &["ovmf"],
     take: Take::Only { names: &["ovmf"], members: &["./usr/share/ovmf/OVMF.fd"] },
 };
+/// Where the guest's Linux is from.
+pub(crate) const LINUX_SUITE: &str = "bookworm-backports";
 const LINUX: Root = Root {
     name: "linux-6.12-drivers",
     what: "the guest's Linux 6.12 and busybox",
-    suite: "bookworm-backports",
+    suite: LINUX_SUITE,
     packages: &["linux-image-amd64", "busybox-static"],
     take: Take::Only {
         names: &["linux-image-6.12", "busybox-static"],
@@ -269,11 +271,20 @@ fn kernel(root: &Path) -> Result<PathBuf, String> {
         .explain(|| format!("no vmlinuz-6.12 in {}", boot.display()))
 }
 
-fn modules(root: &Path, names: &[&str]) -> Result<Vec<PathBuf>, String> {
+/// The release of Debian's Linux, as its modules know it.
+pub(crate) fn linux_release(cache: &Cache) -> Result<String, String> {
+    let folder = release(&LINUX.fetch(cache)?)?;
+    Ok(folder.file_name().unwrap_or_default().to_string_lossy().into_owned())
+}
+
+/// The folder of modules, which has its release's name.
+fn release(root: &Path) -> Result<PathBuf, String> {
     let versions = root.join("lib/modules");
-    let folder = first_with_prefix(&versions, "6.12")
-        .explain(|| format!("no 6.12 in {}", versions.display()))?
-        .join("kernel");
+    first_with_prefix(&versions, "6.12").explain(|| format!("no 6.12 in {}", versions.display()))
+}
+
+fn modules(root: &Path, names: &[&str]) -> Result<Vec<PathBuf>, String> {
+    let folder = release(root)?.join("kernel");
     Ok(names.iter().map(|name| folder.join(format!("{name}.ko.xz"))).collect())
 }
 
@@ -363,7 +374,7 @@ fn unpack(deb: &Path, dir: &Path) -> Result<(), String> {
 }
 
 /// Of `members`, unpacks those that the package has: each package has its own few.
-fn extract_present(deb: &Path, dir: &Path, members: &[&str]) -> Result<(), String> {
+pub(crate) fn extract_present(deb: &Path, dir: &Path, members: &[&str]) -> Result<(), String> {
     let mut list = process::leashed("dpkg-deb");
     list.arg("--contents").arg(deb);
     let contents = process::run(&mut list, UNPACK_LIMIT, |_| {})?

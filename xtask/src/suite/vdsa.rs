@@ -9,12 +9,15 @@ use crate::description::Description;
 use crate::explain::Explain as _;
 use crate::step::{Context, Step, Trial};
 use crate::suite::{on_bed, require};
-use crate::{initrd, roots};
+use crate::{initrd, linux_module, roots};
 
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// Copies of each small guest.
 const COPIES: usize = 200;
+/// Copies of each Linux, in the daily set and in the full one.
+const LINUX_COPIES: usize = 100;
+const MANY: usize = 10_000;
 /// Where the DSAs are: on QEMU behind the first root ports, on Bochs in the first slots.
 const QEMU: [&str; 2] = ["0000:01:00.0", "0000:02:00.0"];
 const BOCHS: [&str; 2] = ["0000:00:02.0", "0000:00:03.0"];
@@ -33,8 +36,8 @@ pub(super) fn steps() -> Vec<Step> {
         ),
         on_bed(
             BedKind::Qemu,
-            "Debian's idxd drives a virtual DSA, by the second stage",
-            |context| drives(context, Iommu::SecondStage),
+            "Debian's idxd copies by virtual DSAs, by the second stage",
+            |context| drives(context, Iommu::SecondStage, LINUX_COPIES),
         ),
     ]
 }
@@ -51,8 +54,13 @@ pub(super) fn full_steps() -> Vec<Step> {
         ),
         on_bed(
             BedKind::Qemu,
-            "Debian's idxd drives a virtual DSA, by the first stage",
-            |context| drives(context, Iommu::FirstStage),
+            "Debian's idxd copies 10,000 times by virtual DSAs, by the second stage",
+            |context| drives(context, Iommu::SecondStage, MANY),
+        ),
+        on_bed(
+            BedKind::Qemu,
+            "Debian's idxd copies 10,000 times by virtual DSAs, by the first stage",
+            |context| drives(context, Iommu::FirstStage, MANY),
         ),
     ]
 }
@@ -134,13 +142,18 @@ fn copies(context: &Context, bed: BedKind, iommu: Iommu) -> Result<(), String> {
     })
 }
 
-/// Two Linux guests, each with a virtual DSA of the one function.
-fn drives(context: &Context, iommu: Iommu) -> Result<(), String> {
+/// Two Linux guests, each with a virtual DSA of the one function, copy at the same time: what arrives is in both what was
+/// sent, and the same, and each copy has its interrupt.
+fn drives(context: &Context, iommu: Iommu, copies: usize) -> Result<(), String> {
     let linux = context.linux()?;
-    let modules = roots::idxd(&context.cache)?;
-    let keys = "memory = \"256M\"\nkernel = \"vmlinuz\"\ninitrd = \"initrd.img\"\n\
-         cmdline = \"console=ttyS0 quiet panic=-1 kerf.devices=dsa0 kerf.queues=1 kerf.size=16 kerf.commands=3\"";
-    let text = hosting(&QEMU[..1]) + &vm("one", keys, "") + &vm("two", keys, "");
+    let mut modules = roots::idxd(&context.cache)?;
+    modules.push(linux_module::build(&context.root, &context.cache)?);
+    let keys = format!(
+        "memory = \"256M\"\nkernel = \"vmlinuz\"\ninitrd = \"initrd.img\"\n\
+         cmdline = \"console=ttyS0 quiet panic=-1 kerf.devices=dsa0 kerf.queues=1 kerf.size=16 kerf.commands=3 \
+         kerf.copies={copies}\""
+    );
+    let text = hosting(&QEMU[..1]) + &vm("one", &keys, "") + &vm("two", &keys, "");
     let files = vec![
         ("vmlinuz".to_owned(), read(&linux.kernel)?),
         ("initrd.img".into(), initrd::of_idxd(&linux.busybox, &modules)?),
@@ -149,5 +162,15 @@ fn drives(context: &Context, iommu: Iommu) -> Result<(), String> {
         boot(context, BedKind::Qemu, iommu, text, files)?.require(&Verdict::PoweredOff)?;
     let said = outcome.console_text();
     let passed = said.matches("KERF-GUEST-OK").count();
-    require(passed == 2 && !said.contains("FAIL"), || outcome.describe())
+    let ends: Vec<&str> = said
+        .split("KERF-COPY ")
+        .skip(1)
+        .filter_map(|rest| rest.lines().next())
+        .map(str::trim_end)
+        .collect();
+    let right = format!("{copies} of {copies} copies are right, ");
+    let same = matches!(ends[..], [one, two] if one == two && one.starts_with(&right));
+    require(passed == 2 && same && !said.contains("FAIL"), || {
+        format!("{passed} of 2 guests pass, copies end with {ends:?}: {}", outcome.describe())
+    })
 }
