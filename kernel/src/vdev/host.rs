@@ -160,6 +160,10 @@ impl Host for Here {
         }
     }
 
+    fn look_after(&self) {
+        super::have_looked_after();
+    }
+
     fn deliver(&self, message: &InterruptMessage) {
         if let Some(vm) = sched::world().and_then(|world| world.vms.get(self.vm)) {
             vm.deliver(message);

@@ -11,7 +11,7 @@ use alloc::collections::BTreeMap;
 use alloc::string::String;
 use alloc::sync::Arc;
 use alloc::vec::Vec;
-use core::sync::atomic::{AtomicU64, Ordering};
+use core::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use ::compose::{Composer, Placement, Policy, Refusal, Request, Vdev, VdevEndpoint, VdevId};
 use config::{Config, VdevKind, VdevVersion};
@@ -25,6 +25,7 @@ use crate::assign::Space;
 use crate::irq;
 use crate::pci::Found;
 use crate::platform::rdtsc;
+use crate::sched;
 use crate::stages::Stages;
 use crate::vm::Vm;
 use host::Here;
@@ -34,6 +35,8 @@ pub(crate) use take::note_interrupt;
 static COMPOSER: Mutex<Option<Composer>> = Mutex::new(None);
 /// How much hosting functions have told.
 static TOLD: AtomicU64 = AtomicU64::new(0);
+/// The boot CPU comes to look after what is under way.
+static COMES: AtomicBool = AtomicBool::new(false);
 /// Whose each is: the VM's number.
 static OWNERS: Mutex<BTreeMap<VdevId, usize>> = Mutex::new(BTreeMap::new());
 
@@ -70,7 +73,7 @@ pub(crate) struct Held(Vec<VdevId>);
 
 impl Held {
     fn are_gone(&self) -> bool {
-        look_after();
+        go_on();
         with(|composer| self.0.iter().all(|id| composer.vdev(*id).is_none())).unwrap_or(true)
             && host::is_settled()
     }
@@ -136,11 +139,29 @@ fn make(
     with(|composer| composer.create(&request, host)).unwrap_or(Err(Refusal::NoFunction(None)))
 }
 
-/// Goes on with what is under way, and hears hosting functions that have interrupted. By the boot CPU; when to come again.
+/// Has the boot CPU come: a guest may have its CPU for itself for as long as it waits for what it has begun.
+fn have_looked_after() {
+    if !COMES.swap(true, Ordering::SeqCst) {
+        sched::order(0);
+    }
+}
+
+/// The boot CPU goes on with what is under way; when it is to come again.
 pub(crate) fn look_after() -> Option<u64> {
+    COMES.store(true, Ordering::SeqCst);
+    go_on();
+    // In this order: what another CPU begins meanwhile is seen here, or has this one come again.
+    COMES.store(false, Ordering::SeqCst);
+    let is_idle = with(|composer| composer.is_idle()).unwrap_or(true);
+    COMES.fetch_or(!is_idle, Ordering::SeqCst);
+    (!is_idle).then(|| rdtsc() + PERIOD_TICKS)
+}
+
+/// Goes on with what is under way, and hears hosting functions that have interrupted.
+fn go_on() {
     host::tidy();
     let mut composer = COMPOSER.lock();
-    let composer = composer.as_mut()?;
+    let Some(composer) = composer.as_mut() else { return };
     if take::has_interrupted() {
         let places: Vec<_> = composer.functions().map(|(place, ..)| place).collect();
         for place in places {
@@ -156,15 +177,11 @@ pub(crate) fn look_after() -> Option<u64> {
             }
         }
     }
-    if composer.is_idle() {
-        return None;
-    }
     for (id, result) in composer.poll() {
         if let Err(why) = result {
             log::warn!("virtual device {} does not end what it has: {why:?}", id.0);
         }
     }
-    (!composer.is_idle()).then(|| rdtsc() + PERIOD_TICKS)
 }
 
 /// The VM whose requests of a function carry a PASID.

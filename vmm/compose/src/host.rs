@@ -50,6 +50,9 @@ pub trait Host: fmt::Debug + Send + Sync {
     fn wire(&self, function: Function, old: Option<WireId>, to: &Route) -> Result<Wire, NoWay>;
     /// Makes one come no more.
     fn unwire(&self, id: WireId);
+    /// Something is under way now that ends without the guest: [`Composer::poll`](crate::Composer::poll) is to be called soon,
+    /// and until it is [idle](crate::Composer::is_idle).
+    fn look_after(&self);
     /// Interrupts the guest.
     fn deliver(&self, message: &InterruptMessage);
     /// Writes a line to a page of a function at once, at an offset in it.

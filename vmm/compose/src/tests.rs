@@ -55,6 +55,8 @@ struct World {
     next: u32,
     translates: bool,
     delivered: Vec<u8>,
+    /// How often it was to look after what is under way.
+    asked: usize,
     /// Of registers.
     accesses: u64,
     /// What devices do not say of their queues.
@@ -159,6 +161,10 @@ impl Host for Machine {
 
     fn unwire(&self, id: WireId) {
         assert!(self.world().wires.remove(&id.0).is_some());
+    }
+
+    fn look_after(&self) {
+        self.world().asked += 1;
     }
 
     fn deliver(&self, message: &InterruptMessage) {
@@ -559,6 +565,22 @@ fn a_vdev_goes_with_its_vm() {
     assert_eq!(settle(&machine, &mut composer), [(guest.id, Ok(()))]);
     assert_eq!(left(&composer), before);
     assert!(machine.is_empty());
+}
+
+#[test]
+fn the_host_is_told_of_what_a_guest_has_begun_and_waits_for() {
+    let machine = Machine::default();
+    let mut composer = machine.composer();
+    let mut guest = Guest::new(&machine, &mut composer, &ONE);
+    settle(&machine, &mut composer);
+    let before = machine.world().asked;
+    assert!(guest.submit(0));
+    assert!(composer.is_idle());
+    assert_eq!(machine.world().asked, before, "nothing is to be done for a submission");
+    let [drain] = Register::default().with_code(code::DRAIN_ALL).0;
+    guest.endpoint.bar_write(0, regs::CMD.offset(), Width::W4, drain);
+    assert!(!composer.is_idle());
+    assert!(machine.world().asked > before);
 }
 
 #[test]

@@ -176,6 +176,7 @@ impl Vdev {
     fn note(&self) {
         if self.is_busy() {
             self.agenda.note(self.id);
+            self.host.look_after();
         }
     }
 
@@ -426,6 +427,7 @@ impl Vdev {
         let command = if drop { Command::Reset } else { Command::Disable };
         self.parts.iter_mut().for_each(|part| part.want(command));
         self.agenda.note(self.id);
+        self.host.look_after();
     }
 
     /// Once it has tried to go: whether it can be taken apart. If not it stays, and its portals are shown again.
