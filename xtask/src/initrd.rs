@@ -17,7 +17,7 @@ const FOLDERS: [&str; 10] =
     ["dev", "proc", "sys", "tmp", "root", "bin", "etc", "mnt", "lib", "lib64"];
 
 /// Names by which `init.sh` calls busybox before it may install the rest of them.
-const APPLETS: [&str; 34] = [
+const APPLETS: [&str; 35] = [
     "awk",
     "cat",
     "cttyhack",
