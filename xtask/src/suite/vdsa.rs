@@ -1,5 +1,6 @@
 //! Virtual DSAs: Debian's own driver, in a guest, of a device that Kerf has composed of a modelled function's interfaces.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -7,9 +8,9 @@ use std::time::Duration;
 use crate::bed::{BedKind, Device, Iommu, Machine, Outcome, Verdict};
 use crate::description::Description;
 use crate::explain::Explain as _;
-use crate::step::{Context, Step, Trial};
-use crate::suite::{on_bed, require};
-use crate::{initrd, linux_module, roots};
+use crate::step::{Context, Step, Trial, Typed};
+use crate::suite::{on_bed, pattern, require};
+use crate::{initrd, linux_module, roots, topology};
 
 const LIMIT: Duration = Duration::from_secs(600);
 
@@ -39,6 +40,7 @@ pub(super) fn steps() -> Vec<Step> {
             "Debian's idxd copies by virtual DSAs, by the second stage",
             |context| drives(context, Iommu::SecondStage, LINUX_COPIES),
         ),
+        on_bed(BedKind::Qemu, "the topology of a running machine is drawn", drawn),
     ]
 }
 
@@ -91,6 +93,7 @@ fn boot(
     iommu: Iommu,
     text: String,
     files: Vec<(String, Vec<u8>)>,
+    typed: Vec<Typed>,
 ) -> Result<Outcome, String> {
     let description = Description::new(text, files)?;
     let built = context.artefacts()?;
@@ -105,7 +108,7 @@ fn boot(
         devices: vec![Device::Model("dsa", object.into()); 2],
         ..Machine::default()
     };
-    let trial = Trial { volume, machine, expect: None, typed: Vec::new(), timeout: LIMIT };
+    let trial = Trial { volume, machine, expect: None, typed, timeout: LIMIT };
     context.trial(bed, trial)
 }
 
@@ -125,7 +128,7 @@ fn copies(context: &Context, bed: BedKind, iommu: Iommu) -> Result<(), String> {
         + &vm("two", &keys, &format!("functions = [\"{}\"]", functions[0]))
         + &vm("three", &keys, "queues = 2\nspread = true");
     let files = vec![("vdsa".to_owned(), read(context.guest("vdsa")?)?)];
-    let outcome = boot(context, bed, iommu, text, files)?;
+    let outcome = boot(context, bed, iommu, text, files, Vec::new())?;
     let outcome = outcome.require(&Verdict::Exited(0))?;
     let said = outcome.console_text();
     let well = said.matches("ended: exit 0").count();
@@ -158,8 +161,8 @@ fn drives(context: &Context, iommu: Iommu, copies: usize) -> Result<(), String> 
         ("vmlinuz".to_owned(), read(&linux.kernel)?),
         ("initrd.img".into(), initrd::of_idxd(&linux.busybox, &modules)?),
     ];
-    let outcome =
-        boot(context, BedKind::Qemu, iommu, text, files)?.require(&Verdict::PoweredOff)?;
+    let outcome = boot(context, BedKind::Qemu, iommu, text, files, Vec::new())?
+        .require(&Verdict::PoweredOff)?;
     let said = outcome.console_text();
     let passed = said.matches("KERF-GUEST-OK").count();
     let ends: Vec<&str> = said
@@ -172,5 +175,34 @@ fn drives(context: &Context, iommu: Iommu, copies: usize) -> Result<(), String> 
     let same = matches!(ends[..], [one, two] if one == two && one.starts_with(&right));
     require(passed == 2 && same && !said.contains("FAIL"), || {
         format!("{passed} of 2 guests pass, copies end with {ends:?}: {}", outcome.describe())
+    })
+}
+
+/// What the monitor tells of two guests that share a function, of which one has a queue of another function too.
+fn drawn(context: &Context) -> Result<(), String> {
+    let keys = "memory = \"64M\"\nkernel = \"pulse\"\ntest = { exit-port = true }";
+    let text =
+        hosting(&QEMU) + &vm("one", keys, "queues = 2\nspread = true") + &vm("two", keys, "");
+    let files = vec![("pulse".to_owned(), read(context.guest("pulse")?)?)];
+    let typed = [
+        (r"(?s)\npulse 2\r.*\[two\] pulse 2\r|\[two\] pulse 2\r.*\npulse 2\r", "\x1c\x1c"),
+        ("help helps(?s).*kerf> ", "topology\n"),
+        (r#"\{"topology":1,.*\}\r"#, "poweroff\n"),
+    ];
+    let typed = typed
+        .into_iter()
+        .map(|(after, text)| Ok::<_, String>(Typed { after: pattern(after)?, text: text.into() }));
+    let typed = typed.collect::<Result<_, _>>()?;
+    let outcome = boot(context, BedKind::Qemu, Iommu::SecondStage, text, files, typed)?;
+    let outcome = outcome.require(&Verdict::PoweredOff)?;
+    let drawing = topology::of_machine(&outcome.console_text())?;
+    let pasids = drawing.split(">PASID ").skip(1).map(|rest| rest.split('<').next());
+    let pasids: Vec<_> = pasids.collect();
+    // The function that both have a queue of tells them apart.
+    let told_apart = pasids.iter().collect::<BTreeSet<_>>().len() >= 2;
+    let shown = QEMU.into_iter().chain(["one", "two", "VDEV 0", "VDEV 1"]);
+    let missing: Vec<_> = shown.filter(|name| !drawing.contains(name)).collect();
+    require(pasids.len() == 3 && told_apart && missing.is_empty(), || {
+        format!("PASIDs {pasids:?}, missing {missing:?}: {drawing}")
     })
 }
