@@ -152,10 +152,8 @@ fn options(machine: &Machine) -> Vec<String> {
     if machine.icount {
         add("-accel tcg -icount shift=0,sleep=off -seed 42 -rtc base=2020-01-01,clock=vm");
     } else {
-        // One thread for all CPUs. With more, a CPU that restores x87 state (XRSTOR and its like) clears IGNNE# in the flag word
-        // of CPU 0 by a plain read and write (QEMU 11.1, target/i386/tcg/system/fpu_helper.c, `cpu_clear_ignne`), and so
-        // undoes what VMRUN or #VMEXIT does there at that moment: CPU 0 then walks page tables of the wrong stage.
-        add("-accel tcg,thread=single");
+        // docs/limits.md says what QEMU gets wrong so, and what with one thread for all CPUs.
+        add("-accel tcg,thread=multi");
     }
     if machine.count_entries {
         // The filter leaves no code to be logged; VMRUN and #VMEXIT are logged all the same.
