@@ -35,6 +35,8 @@ pub(crate) use take::note_interrupt;
 static COMPOSER: Mutex<Option<Composer>> = Mutex::new(None);
 /// How much hosting functions have told.
 static TOLD: AtomicU64 = AtomicU64::new(0);
+/// There is something to carve; without that nothing here is ever under way.
+static CARVES: AtomicBool = AtomicBool::new(false);
 /// The boot CPU comes to look after what is under way.
 static COMES: AtomicBool = AtomicBool::new(false);
 /// Whose each is: the VM's number.
@@ -50,7 +52,10 @@ pub(crate) fn init(found: &'static Found, config: &Config) {
     let mut composer = Composer::default();
     for hosting in &config.hosting {
         match take::take(found, hosting) {
-            Ok(function) => composer.add(function),
+            Ok(function) => {
+                composer.add(function);
+                CARVES.store(true, Ordering::Relaxed);
+            }
             Err(why) => log::error!("{} cannot be carved: {why}", hosting.function),
         }
     }
@@ -148,6 +153,9 @@ fn have_looked_after() {
 
 /// The boot CPU goes on with what is under way; when it is to come again.
 pub(crate) fn look_after() -> Option<u64> {
+    if !CARVES.load(Ordering::Relaxed) {
+        return None;
+    }
     COMES.store(true, Ordering::SeqCst);
     go_on();
     // In this order: what another CPU begins meanwhile is seen here, or has this one come again.
