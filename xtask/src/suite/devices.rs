@@ -40,9 +40,6 @@ const MODES: [(Iommu, &str); 3] = [
 pub(super) fn steps() -> Vec<Step> {
     let mut steps = modes("two linux guests drive devices of their own", 17, 900);
     steps.push(on_qemu("a device that ran before Kerf is stopped by its IOMMU", canary::stops));
-    steps.push(on_qemu("devices that go wrong concern their owners alone", |context| {
-        harm::concerns_its_owner_alone(context, Iommu::Legacy)
-    }));
     steps.push(on_qemu("what a VM's device takes is given back, life after life", |context| {
         lives::small_guests(context, Iommu::SecondStage, 3)
     }));

@@ -66,12 +66,9 @@ impl Function {
         }
     }
 
-    /// A memory BAR's address.
+    /// A memory BAR's address, 32 bits of it.
     pub(crate) fn bar(self, index: u16) -> Registers {
-        let at = u64::from(BARS + 4 * index);
-        let low = self.config.read(at);
-        let high = if low & 0b110 == 0b100 { self.config.read(at + 4) } else { 0 };
-        Registers(u64::from(high) << 32 | u64::from(low & !0xf))
+        Registers(u64::from(self.config.read((BARS + 4 * index).into()) & !0xf))
     }
 
     fn capability(self, id: u32) -> Option<u64> {

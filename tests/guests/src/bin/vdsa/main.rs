@@ -87,6 +87,12 @@ fn number(name: &[u8]) -> u64 {
     digits.fold(0, |number, digit| number * 10 + u64::from(digit - b'0'))
 }
 
+/// A BAR of 64 bits.
+fn wide(function: Function, index: u16) -> Registers {
+    let high = function.config.read((pci::BARS + 4 * index + 4).into());
+    Registers(u64::from(high) << 32 | function.bar(index).0)
+}
+
 /// Maps the first pages of a BAR, wherever it is.
 fn reach(bar: Registers, window: u64) -> Registers {
     let at = FREE + (window << 30);
@@ -99,8 +105,8 @@ fn reach(bar: Registers, window: u64) -> Registers {
 impl Device {
     fn find() -> Option<Self> {
         let function = pci::find(CLASS)?;
-        let (registers, portals) = (function.bar(0), function.bar(2));
-        let table = function.msix()?.0 - registers.0;
+        let table = function.msix()?.0 - function.bar(0).0;
+        let (registers, portals) = (wide(function, 0), wide(function, 2));
         let (registers, portals) = (reach(registers, 0), reach(portals, 1));
         let table = Registers(registers.0 + table);
         for (entry, vector) in (0..).zip([OWN, DONE, DONE]) {
